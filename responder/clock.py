@@ -1,0 +1,66 @@
+"""Time as the program sees it: POSIX seconds, UTC. Injected everywhere, so that tests own it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the program asks about time."""
+
+    def now(self) -> float:
+        """Return wall-clock POSIX seconds, UTC; may step when the machine's clock is set."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back; for durations only."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        """Return wall-clock POSIX seconds."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that a test sets; both readings move together, unless ``step`` moves the wall clock alone."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+        self._monotonic = 0.0
+
+    def now(self) -> float:
+        """Return the wall-clock time that was set."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Return the time passed through ``advance``."""
+        return self._monotonic
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += seconds
+        self._monotonic += seconds
+
+    def step(self, seconds: float) -> None:
+        """Step the wall clock, as an administrator or NTP would; no time passes."""
+        self._now += seconds
+
+
+def format_utc(seconds: float) -> str:
+    """Format POSIX seconds as ``2026-11-20T10:00:00Z``; the fraction is cut off."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_utc(text: str) -> int:
+    """Parse ``2026-11-20T10:00:00Z`` into POSIX seconds; raises ValueError for anything else."""
+    return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())

@@ -1,0 +1,1 @@
+"""What Redis holds: the layout, the one writer's scripts, the embedded server."""

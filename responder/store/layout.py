@@ -1,0 +1,129 @@
+"""Names and encodings of everything in Redis: the only place that spells them.
+
+Certificates live in buckets; a bucket is one status hash and one answers hash per CertID hash algorithm, and is the
+unit of storage, scheduling and invalidation. A bucket's number is the low bits of SHA-256(serial's contents octets);
+its low 4 bits are its partition, the Redis Cluster hash tag, within which one script changes everything at once.
+
+A status hash also holds ``.bits``: the bucket with number n and bits b holds exactly the serials whose hash h has
+``h & (2**b - 1) == n``. Absence of a serial may be believed only where ``.bits`` is there and says that the bucket is
+the right one; a missing bucket means that the store cannot know (docs/redis-layout.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+LAYOUT_VERSION = 1
+PARTITIONS = 16
+MIN_BITS = 4  # at least one bucket for each partition
+MAX_BITS = 24  # 2**24 buckets of 128: two thousand million certificates
+BUCKET_TARGET = 128  # entries of a bucket when it is made: packed hashes stay cheap up to 512 (DESIGN §5)
+BUCKET_SPLIT_ABOVE = 256  # entries above which a bucket is split in two
+REVOKED_BITS = 12  # sub-hashes of the revoked index: fixed, so that they never need splitting
+HEADER_SLOTS = 16  # headers that one answers hash may hold: a packed answer names its own in four bits
+BITS_FIELD = b".bits"
+HEADER_FIELDS = tuple(f".{slot:x}".encode() for slot in range(HEADER_SLOTS))
+STORED_HASHES = ("sha1", "sha256")  # CertID hash algorithms whose answers are stored; others are signed live
+
+# Scores of the due set below any real second: what must be signed before all routine work.
+DUE_REVOKED = 0
+DUE_ASKED_FOR = 1
+
+
+def serial_hash(serial_octets: bytes) -> int:
+    """Return the number whose low bits place a serial (its DER INTEGER contents octets)."""
+    return int.from_bytes(hashlib.sha256(serial_octets).digest()[-4:], "big")
+
+
+def bucket_number(hash_value: int, bits: int) -> int:
+    """Return the number of the bucket that holds a serial hash at ``bits``."""
+    return hash_value & ((1 << bits) - 1)
+
+
+def partition_of(bucket: int) -> int:
+    """Return the partition (0 to 15) of a bucket, or of a serial hash."""
+    return bucket & (PARTITIONS - 1)
+
+
+def ca_id(subject_der: bytes, public_key_octets: bytes) -> str:
+    """Return the store's name of a CA: 16 hex digits of SHA-256(subject Name DER || subjectPublicKey bits)."""
+    return hashlib.sha256(subject_der + public_key_octets).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Key names under one prefix. Buckets are spelled in lower-case hex without leading zeros."""
+
+    prefix: str = "rc:"
+
+    def ca(self, ca: str) -> str:
+        """Hash of one CA; its fields are the ``CA_*`` names of this module."""
+        return f"{self.prefix}ca:{ca}"
+
+    def status(self, ca: str, bucket: int) -> str:
+        """Hash: serial in hex -> status text; and ``.bits``."""
+        return f"{self.prefix}{{{bucket & 15:x}}}:status:{ca}:{bucket:x}"
+
+    def answers(self, ca: str, bucket: int, hash_name: str) -> str:
+        """Hash: ``.0`` … ``.f`` -> header, serial's contents octets -> packed answer (fastpath.ocsp_response)."""
+        return f"{self.prefix}{{{bucket & 15:x}}}:answers:{ca}:{bucket:x}:{hash_name}"
+
+    def revoked(self, ca: str, hash_value: int) -> str:
+        """Hash of the revoked alone: serial in hex -> status text; ``hash_value`` is ``serial_hash``."""
+        return f"{self.prefix}{{{hash_value & 15:x}}}:revoked:{ca}:{hash_value & ((1 << REVOKED_BITS) - 1):x}"
+
+    def changed(self, ca: str, partition: int) -> str:
+        """Sorted set: serial in hex, scored by the journal number of its last change."""
+        return f"{self.prefix}{{{partition:x}}}:changed:{ca}"
+
+    def due(self, partition: int) -> str:
+        """Sorted set: ``<ca>:<bucket>``, scored by the second at which it must be signed again."""
+        return f"{self.prefix}{{{partition:x}}}:due"
+
+    def journal(self, partition: int) -> str:
+        """Stream whose entry ids are ``<n>-0`` with n gapless from 1."""
+        return f"{self.prefix}{{{partition:x}}}:journal"
+
+    def override(self, ca: str, partition: int) -> str:
+        """String: status text that holds for every certificate of the CA (RFC 6960 §2.7); usually absent."""
+        return f"{self.prefix}{{{partition:x}}}:override:{ca}"
+
+    def signer(self, signer_id: str) -> str:
+        """Hash of one answer signer: what puts its answers together (``SIGNER_*`` fields)."""
+        return f"{self.prefix}signer:{signer_id}"
+
+    def ask(self) -> str:
+        """Stream of questions to the presigning role."""
+        return f"{self.prefix}live:ask"
+
+    def replies(self, worker_id: str) -> str:
+        """Stream of the presigning role's answers to one worker."""
+        return f"{self.prefix}live:reply:{worker_id}"
+
+
+def due_member(ca: str, bucket: int) -> str:
+    """Spell a bucket as a member of the due set."""
+    return f"{ca}:{bucket:x}"
+
+
+def parse_due_member(member: str) -> tuple[str, int]:
+    """Read what ``due_member`` wrote."""
+    ca, bucket = member.split(":")
+    return ca, int(bucket, 16)
+
+
+# Fields of rc:ca:<ca>. Times are spelled 2026-11-20T10:00:00Z for the operator's eyes.
+CA_NAME = "name"  # the config's name
+CA_SUBJECT = "subject"  # RFC 4514 text, for people
+CA_CERTIFICATE = "certificate"  # DER
+CA_BITS = "bits"  # readers' first guess of a bucket's bits: the deepest in use
+CA_AS_OF = "as_of"  # the source's state is known as of this second; absent until the first whole load is in
+CA_OVERRIDE = "override"  # copy of the override, for people; the partitions' own keys decide
+CA_LOADED = "loaded"  # rows of the last full pass
+CA_CURSOR = "cursor"  # the loader's own, opaque
+CA_SHA256_ASKED = "sha256_asked"  # when a SHA-256 CertID was last asked for: its answers are kept up while recent
+
+# Fields of rc:signer:<id>; <id> = first 16 hex digits of SHA-256(responder certificate DER || template bytes).
+SIGNER_TEMPLATE = "template"  # fastpath.ocsp_response.ResponseTemplate bytes
+SIGNER_CERTIFICATE = "certificate"  # DER, for people and for checks
