@@ -6,6 +6,7 @@ Unknown keys, wrong types and missing files become one ``ConfigError`` line each
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -24,6 +25,7 @@ from pydantic import (
 
 from responder.errors import ConfigError
 
+ACCEPTED_CONFIG_ENV = "REVOCAST_ACCEPTED_CONFIG"  # set by the supervisor for its roles only
 DAY_S = 86_400
 HOUR_S = 3_600
 _UNITS = {"s": 1, "m": 60, "h": HOUR_S, "d": DAY_S}
@@ -39,7 +41,11 @@ def parse_duration(value: object) -> int:
 
 def parse_listen(value: object) -> tuple[str, int]:
     """Read ``"127.0.0.1:8080"`` or ``"[::1]:8080"`` as host and port; port 0 takes a free one."""
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:\s]+)):(\d{1,5})", value) if isinstance(value, str) else None
+    match = (
+        re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:\s]+)):(\d{1,5})", value)
+        if isinstance(value, str)
+        else None
+    )
     if match is None or int(match[3]) > 65_535:
         raise ValueError('must be "HOST:PORT" or "[IPV6]:PORT" with a port of 0 to 65535')
     return (match[1] or match[2], int(match[3]))
@@ -80,7 +86,9 @@ class RedisRoles(Section):
     """A user for each role, so that each has the least rights; `revocast check` prints the ACL lines."""
 
     serve: RedisUser | None = Field(None, description="The HTTP workers: read only.")
-    follow: RedisUser | None = Field(None, description="The loaders and `revocast revoke`: the writer of statuses.")
+    follow: RedisUser | None = Field(
+        None, description="The loaders and `revocast revoke`: the writer of statuses."
+    )
     presign: RedisUser | None = Field(None, description="The presigner: the writer of answers.")
 
 
@@ -88,11 +96,23 @@ class RedisConfig(RedisUser):
     """An external Redis, 6.2 or later. Without this section Revocast starts its own private one in data_dir."""
 
     url: str = Field(description="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.")
-    ca_certificate: FilePath | None = Field(None, description="PEM file of the CA that rediss:// trusts; absent: the system's.")
-    prefix: str = Field("rc:", min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_.:-]+$", description="Start of every key's name.")
-    min_replicas: int = Field(0, ge=0, le=10, description="Replicas that must report a change before it counts as committed (WAIT).")
+    ca_certificate: FilePath | None = Field(
+        None, description="PEM file of the CA that rediss:// trusts; absent: the system's."
+    )
+    prefix: str = Field(
+        "rc:",
+        min_length=1,
+        max_length=32,
+        pattern=r"^[A-Za-z0-9_.:-]+$",
+        description="Start of every key's name.",
+    )
+    min_replicas: int = Field(
+        0, ge=0, le=10, description="Replicas that must report a change before it counts as committed (WAIT)."
+    )
     timeout: Duration = Field(2, description="How long one command may take.")
-    roles: RedisRoles = Field(default_factory=RedisRoles, description="A user for each role; absent: the one above.")
+    roles: RedisRoles = Field(
+        default_factory=RedisRoles, description="A user for each role; absent: the one above."
+    )
 
     @model_validator(mode="after")
     def _known_scheme(self) -> RedisConfig:
@@ -104,17 +124,36 @@ class RedisConfig(RedisUser):
 class HTTPConfig(Section):
     """The public listener. Limits cut off slow, oversized and smuggling requests."""
 
-    listen: list[Listen] = Field(default_factory=lambda: [("127.0.0.1", 8080)], min_length=1, description="Addresses to serve on.")
+    listen: list[Listen] = Field(
+        default_factory=lambda: [("127.0.0.1", 8080)], min_length=1, description="Addresses to serve on."
+    )
     workers: int = Field(2, ge=1, le=64, description="Worker processes; one for each core that may serve.")
     max_body_bytes: int = Field(10_000, ge=256, le=1_000_000, description="Largest POST body; above it 413.")
-    max_target_bytes: int = Field(12_000, ge=1_024, le=65_536, description="Longest GET target; above it 414. RFC 9112 §3 wants at least 8000.")
-    max_header_bytes: int = Field(16_384, ge=1_024, le=65_536, description="Largest header section; above it 431.")
-    header_timeout: Duration = Field(10, description="Time for a whole request to arrive, from its first byte.")
+    max_target_bytes: int = Field(
+        12_000,
+        ge=1_024,
+        le=65_536,
+        description="Longest GET target; above it 414. RFC 9112 §3 wants at least 8000.",
+    )
+    max_header_bytes: int = Field(
+        16_384, ge=1_024, le=65_536, description="Largest header section; above it 431."
+    )
+    header_timeout: Duration = Field(
+        10, description="Time for a whole request to arrive, from its first byte."
+    )
     idle_timeout: Duration = Field(60, description="How long a connection may stay open between requests.")
-    max_connections: int = Field(10_000, ge=1, le=1_000_000, description="Connections a worker holds; the next one is closed at once.")
-    max_connections_per_address: int = Field(1_000, ge=1, le=1_000_000, description="Connections a worker holds from one client address.")
-    max_cert_ids: int = Field(16, ge=1, le=256, description="CertIDs in one request; above it malformedRequest.")
-    table_bytes: int = Field(256 * 1024 * 1024, ge=1024 * 1024, description="Memory of a worker's answer table.")
+    max_connections: int = Field(
+        10_000, ge=1, le=1_000_000, description="Connections a worker holds; the next one is closed at once."
+    )
+    max_connections_per_address: int = Field(
+        1_000, ge=1, le=1_000_000, description="Connections a worker holds from one client address."
+    )
+    max_cert_ids: int = Field(
+        16, ge=1, le=256, description="CertIDs in one request; above it malformedRequest."
+    )
+    table_bytes: int = Field(
+        256 * 1024 * 1024, ge=1024 * 1024, description="Memory of a worker's answer table."
+    )
     drain: Duration = Field(4, ge=1, le=60, description="How long open connections may finish on SIGTERM.")
 
 
@@ -127,7 +166,9 @@ class AdminConfig(Section):
 class LogConfig(Section):
     """Structured logs on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level written; error is what an administrator can act on.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least level written; error is what an administrator can act on."
+    )
     format: Literal["json", "console"] = Field("json", description="json, a line each; console, for people.")
 
 
@@ -136,7 +177,9 @@ class SourceConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    type: str = Field(description="The loader: an entry point of the group revocast.loaders, such as openssl.")
+    type: str = Field(
+        description="The loader: an entry point of the group revocast.loaders, such as openssl."
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -153,25 +196,55 @@ def _key_reference(value: str, info: ValidationInfo) -> str:
 class OCSPConfig(Section):
     """How a CA's answers are signed."""
 
-    certificate: FilePath | None = Field(None, description="PEM of the delegated signer; absent: the CA itself signs (its certificate must assert digitalSignature).")
-    key: Annotated[str, AfterValidator(_key_reference)] = Field(description="PEM file of the signer's key, or a pkcs11: URI (RFC 7512).")
-    pin_file: FilePath | None = Field(None, description="File whose first line is the token's user PIN or the PEM key's passphrase.")
+    certificate: FilePath | None = Field(
+        None,
+        description="PEM of the delegated signer; absent: the CA itself signs (its certificate must assert digitalSignature).",
+    )
+    key: Annotated[str, AfterValidator(_key_reference)] = Field(
+        description="PEM file of the signer's key, or a pkcs11: URI (RFC 7512)."
+    )
+    pin_file: FilePath | None = Field(
+        None, description="File whose first line is the token's user PIN or the PEM key's passphrase."
+    )
     pin_env: str | None = Field(None, description="Environment variable that holds it.")
     validity: Duration = Field(4 * DAY_S, description="nextUpdate - thisUpdate; profiles bound it.")
-    nonce: Literal["optional", "ignore", "required"] = Field("optional", description="optional: answered live within bounds, else the ready answer; ignore: always the ready answer; required: tryLater past the bounds.")
-    unassigned: Literal["unauthorized", "unknown", "revoked"] = Field("unauthorized", description="Answer for a serial of this CA that nobody issued; revoked is RFC 6960 §4.4.8's extended form, not in webpki.")
-    archive_cutoff: Literal["none", "retention", "issuer"] = Field("retention", description="archiveCutoff on answers for expired certificates: producedAt - retention, or the CA's notBefore (ETSI).")
-    max_blind: Duration = Field(HOUR_S, description="How long a worker cut off from Redis goes on with good answers.")
-    max_source_age: Duration = Field(HOUR_S, description="Age of the source's last successful read above which an alarm is raised.")
+    nonce: Literal["optional", "ignore", "required"] = Field(
+        "optional",
+        description="optional: answered live within bounds, else the ready answer; ignore: always the ready answer; required: tryLater past the bounds.",
+    )
+    unassigned: Literal["unauthorized", "unknown", "revoked"] = Field(
+        "unauthorized",
+        description="Answer for a serial of this CA that nobody issued; revoked is RFC 6960 §4.4.8's extended form, not in webpki.",
+    )
+    archive_cutoff: Literal["none", "retention", "issuer"] = Field(
+        "retention",
+        description="archiveCutoff on answers for expired certificates: producedAt - retention, or the CA's notBefore (ETSI).",
+    )
+    max_blind: Duration = Field(
+        HOUR_S, description="How long a worker cut off from Redis goes on with good answers."
+    )
+    max_source_age: Duration = Field(
+        HOUR_S, description="Age of the source's last successful read above which an alarm is raised."
+    )
 
 
 class CAConfig(Section):
     """One CA key: a certificate, a source of statuses, a signer. Two generations of a CA are two of these."""
 
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Short name for commands, logs and metrics; unique.")
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Short name for commands, logs and metrics; unique.",
+    )
     certificate: FilePath = Field(description="PEM or DER of the CA certificate.")
-    profile: Literal["webpki", "etsi", "private"] = Field("private", description="Whose rules hold: CA/B Forum BR and root programmes, ETSI EN 319 411, or RFC 6960 and 9919 alone.")
-    retention: Duration = Field(30 * DAY_S, description="How long a certificate is answered for after it expired.")
+    profile: Literal["webpki", "etsi", "private"] = Field(
+        "private",
+        description="Whose rules hold: CA/B Forum BR and root programmes, ETSI EN 319 411, or RFC 6960 and 9919 alone.",
+    )
+    retention: Duration = Field(
+        30 * DAY_S, description="How long a certificate is answered for after it expired."
+    )
     source: SourceConfig = Field(description="The CA's database.")
     ocsp: OCSPConfig = Field(description="The answers' signer and terms.")
 
@@ -179,7 +252,11 @@ class CAConfig(Section):
 class Config(Section):
     """The whole file."""
 
-    data_dir: AnyPath = Field(Path("state"), validate_default=True, description="Directory for the embedded Redis, metrics and locks; made if absent.")
+    data_dir: AnyPath = Field(
+        Path("state"),
+        validate_default=True,
+        description="Directory for the embedded Redis, metrics and locks; made if absent.",
+    )
     redis: RedisConfig | None = Field(None, description="An external Redis; absent: the embedded one.")
     http: HTTPConfig = Field(default_factory=HTTPConfig, description="The public listener.")
     admin: AdminConfig = Field(default_factory=AdminConfig, description="The operator's listener.")
@@ -200,9 +277,13 @@ class Config(Section):
 
 
 def load_config(path: Path) -> Config:
-    """Read and check a file; raises ConfigError, one line, for the first thing that is wrong."""
+    """Read and check a file; raises ConfigError, one line, for the first thing that is wrong.
+
+    A role that a supervisor started reads the text that the supervisor accepted (ACCEPTED_CONFIG_ENV), not what the
+    file holds by now: a broken edit must not stop a role that only has to be started again.
+    """
     try:
-        text = path.read_text("utf-8")
+        text = Path(os.environ.get(ACCEPTED_CONFIG_ENV, path)).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), "", f"cannot be read: {error}") from error
     try:
@@ -213,4 +294,10 @@ def load_config(path: Path) -> Config:
         return Config.model_validate(raw, context={"base": path.resolve().parent})
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(str(path), "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip("."), f"{first['msg']} (got {first['input']!r})") from error
+        raise ConfigError(
+            str(path),
+            "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(
+                "."
+            ),
+            f"{first['msg']} (got {first['input']!r})",
+        ) from error

@@ -144,7 +144,9 @@ class Status:
 
 def serial_to_octets(serial_number: int) -> bytes:
     """Encode a serial as the contents octets of its DER INTEGER (X.690 §8.3: two's complement, minimal)."""
-    return serial_number.to_bytes((serial_number if serial_number >= 0 else ~serial_number).bit_length() // 8 + 1, "big", signed=True)
+    return serial_number.to_bytes(
+        (serial_number if serial_number >= 0 else ~serial_number).bit_length() // 8 + 1, "big", signed=True
+    )
 
 
 def serial_from_octets(octets: bytes) -> int:

@@ -122,7 +122,9 @@ CA_AS_OF = "as_of"  # the source's state is known as of this second; absent unti
 CA_OVERRIDE = "override"  # copy of the override, for people; the partitions' own keys decide
 CA_LOADED = "loaded"  # rows of the last full pass
 CA_CURSOR = "cursor"  # the loader's own, opaque
-CA_SHA256_ASKED = "sha256_asked"  # when a SHA-256 CertID was last asked for: its answers are kept up while recent
+CA_SHA256_ASKED = (
+    "sha256_asked"  # when a SHA-256 CertID was last asked for: its answers are kept up while recent
+)
 
 # Fields of rc:signer:<id>; <id> = first 16 hex digits of SHA-256(responder certificate DER || template bytes).
 SIGNER_TEMPLATE = "template"  # fastpath.ocsp_response.ResponseTemplate bytes
