@@ -1,0 +1,62 @@
+"""``revocast run | serve | follow | presign``: start roles under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from responder.config import load_config
+from responder.log import configure_logging
+from responder.roles.supervisor import ALL_ROLES, Supervisor
+
+ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
+
+
+def warn_of_second_owner() -> None:
+    """Say so where another distribution owns one of our import names: they exist on PyPI as other people's packages."""
+    owners = packages_distributions()
+    for name in ("responder", "fastpath", "loaders"):
+        others = sorted(set(owners.get(name, ())) - {"revocast"})
+        if others:
+            print(
+                f"revocast: the package {name} is also installed by {', '.join(others)}; "
+                "install Revocast into an environment of its own.",
+                file=sys.stderr,
+            )
+
+
+def supervise(config_file: Path, roles: tuple[str, ...]) -> None:
+    """Run the roles until a signal ends them; raises ConfigError before anything is started."""
+    config = load_config(config_file)
+    configure_logging("supervisor", config.log.level, config.log.format)
+    warn_of_second_owner()
+    raise typer.Exit(asyncio.run(_supervise(config_file, roles)))
+
+
+async def _supervise(config_file: Path, roles: tuple[str, ...]) -> int:
+    return await Supervisor(config_file, roles).run()
+
+
+def run(config: ConfigFile) -> None:
+    """Run every role on this machine: follow the CAs, sign, serve."""
+    supervise(config, ALL_ROLES)
+
+
+def serve(config: ConfigFile) -> None:
+    """Run the HTTP workers alone."""
+    supervise(config, ("worker",))
+
+
+def follow(config: ConfigFile) -> None:
+    """Follow the CAs' databases alone."""
+    supervise(config, ("follow",))
+
+
+def presign(config: ConfigFile) -> None:
+    """Sign answers alone."""
+    supervise(config, ("presign",))
