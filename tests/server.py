@@ -203,9 +203,7 @@ def request_for(
     leaf: Leaf, ca: PKI, algorithm: hashes.HashAlgorithm | None = None, nonce: bytes | None = None
 ) -> bytes:
     """Encode a request with one CertID, SHA-1 unless told otherwise."""
-    builder = ocsp.OCSPRequestBuilder().add_certificate(
-        leaf.certificate, ca.certificate, algorithm or hashes.SHA1()
-    )
+    builder = ocsp.OCSPRequestBuilder().add_certificate(leaf.certificate, ca.certificate, algorithm or hashes.SHA1())
     if nonce is not None:
         builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
     return builder.build().public_bytes(serialization.Encoding.DER)

@@ -240,7 +240,9 @@ def test_cryptography(world: World, algorithm: hashes.HashAlgorithm, nonce: byte
             world.ca.answer_certs_der
         )
         verify(signer.certificate.public_key(), signer.key_type, answer.signature, answer.tbs_response_bytes)
-        echoed = [extension.value.nonce for extension in answer.extensions if isinstance(extension.value, x509.OCSPNonce)]
+        echoed = [
+            extension.value.nonce for extension in answer.extensions if isinstance(extension.value, x509.OCSPNonce)
+        ]
         assert echoed == ([] if nonce is None else [nonce])
 
 

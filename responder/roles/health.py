@@ -1,0 +1,99 @@
+"""Whether Revocast works, as a client would find out: ask a worker over HTTP, verify what it says.
+
+Called by the admin role for ``/health``. Knows nothing of how an answer comes about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.x509 import ocsp
+
+from fastpath.ocsp_response import encode_cert_id
+from responder.issuers import Issuer
+
+PROBE_TIMEOUT_S = 2.0
+MAX_ANSWER_BYTES = 100_000  # as openssl's client allows
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The outcome for one CA. ``problem`` is None where an in-date, verified answer came back."""
+
+    ca: str
+    problem: str | None
+
+
+def probe_request(issuer: Issuer, serial_octets: bytes) -> bytes:
+    """Encode an OCSPRequest with one SHA-1 CertID and nothing else (RFC 6960 §4.1.1)."""
+    cert_id = encode_cert_id("sha1", issuer.name_hashes["sha1"], issuer.key_hashes["sha1"], serial_octets)
+    return _sequence(_sequence(_sequence(_sequence(cert_id))))
+
+
+def _sequence(contents: bytes) -> bytes:
+    length = len(contents)
+    if length >= 0x80:
+        return b"\x30\x81" + bytes([length]) + contents  # a CertID is far below 256 octets
+    return b"\x30" + bytes([length]) + contents
+
+
+async def ask(host: str, port: int, request_der: bytes) -> bytes:
+    """POST a request to a worker; returns the body. Raises OSError, TimeoutError or ValueError."""
+    async with asyncio.timeout(PROBE_TIMEOUT_S):
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(
+                b"POST / HTTP/1.1\r\nHost: health\r\nConnection: close\r\nContent-Type: application/ocsp-request\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(request_der), request_der)
+            )
+            reply = await reader.read(MAX_ANSWER_BYTES)
+            while chunk := await reader.read(MAX_ANSWER_BYTES):
+                reply += chunk
+                if len(reply) > MAX_ANSWER_BYTES:
+                    raise ValueError("the answer is too long")
+        finally:
+            writer.close()
+    head, separator, body = reply.partition(b"\r\n\r\n")
+    if not separator or not head.startswith(b"HTTP/1.1 200"):
+        raise ValueError(f"HTTP says {head[:40]!r}")
+    return body
+
+
+def verify_answer(issuer: Issuer, serial_number: int, body: bytes, now: float) -> str | None:
+    """Return what is wrong with an answer, or None: status, CertID, dates, signer, signature."""
+    try:
+        response = ocsp.load_der_ocsp_response(body)
+    except ValueError as error:
+        return f"not an OCSP response: {error}"
+    if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+        return f"the answer is {response.response_status.name}"
+    if response.serial_number != serial_number:
+        return "the answer is for another serial"
+    next_update = response.next_update_utc
+    if response.this_update_utc.timestamp() > now or next_update is None or next_update.timestamp() <= now:
+        return "the answer is not in date"
+    ca = x509.load_der_x509_certificate(issuer.certificate_der)
+    signer = response.certificates[0] if response.certificates else ca
+    try:
+        if signer is not ca:
+            signer.verify_directly_issued_by(ca)
+        _verify(signer.public_key(), response)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as error:
+        return f"the signature does not verify: {error or type(error).__name__}"
+    return None
+
+
+def _verify(key: object, response: ocsp.OCSPResponse) -> None:
+    signature, tbs, algorithm = response.signature, response.tbs_response_bytes, response.signature_hash_algorithm
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        key.verify(signature, tbs)
+    elif isinstance(key, rsa.RSAPublicKey) and algorithm is not None:
+        key.verify(signature, tbs, padding.PKCS1v15(), algorithm)
+    elif isinstance(key, ec.EllipticCurvePublicKey) and algorithm is not None:
+        key.verify(signature, tbs, ec.ECDSA(algorithm))
+    else:
+        raise UnsupportedAlgorithm(f"a key of type {type(key).__name__}")
