@@ -17,49 +17,52 @@ from fastpath.der cimport (
     TAG_CONTEXT_0,
     TAG_CONTEXT_1,
     TAG_INTEGER,
-    TAG_OBJECT_IDENTIFIER,
     TAG_OCTET_STRING,
     TAG_SEQUENCE,
     DerReader,
     der_check_integer,
-    der_check_oid,
     der_finish,
     der_read,
 )
 from fastpath.der_write cimport (
     DER_WRITE_MAX,
     GENERALIZED_TIME_SIZE,
-    TAG_ENUMERATED,
     der_last_second,
     der_put_generalized_time,
     der_put_header,
     der_put_octets,
     der_size,
 )
+from fastpath.ocsp_response_write cimport (
+    ARCHIVE_CUTOFF_SIZE,
+    GOOD,
+    NO_REASON,
+    NO_TIME,
+    REVOKED,
+    TIMES_SIZE,
+    UNKNOWN,
+    Envelope,
+    is_one_sequence,
+    is_reason,
+    is_uncritical_extension,
+    measure_envelope,
+    put_archive_cutoff,
+    put_envelope_head,
+    put_status,
+    put_times,
+    status_size,
+)
 
 cdef enum:
-    # CertStatus, numbered as its context tags.
-    GOOD = 0
-    REVOKED = 1
-    UNKNOWN = 2
-
-    TAG_GOOD = 0x80  # IMPLICIT NULL
-    TAG_REVOKED = 0xA1  # IMPLICIT RevokedInfo
-    TAG_UNKNOWN = 0x82  # IMPLICIT NULL
-    NO_REASON = -1
-    NO_REASON_OCTET = 0xFF
-    NO_TIME = -1
-
     KEY_HASH_SIZE = 20  # SHA-1
     BY_KEY_SIZE = 4 + KEY_HASH_SIZE
-    ARCHIVE_CUTOFF_SIZE = 36  # [1] EXPLICIT Extensions with this one
-    TIMES_SIZE = GENERALIZED_TIME_SIZE + 2 + GENERALIZED_TIME_SIZE  # thisUpdate, [0] EXPLICIT nextUpdate
     MAX_NONCE_EXTN_VALUE = 131  # RFC 9654 §2.1: Nonce has up to 128 octets; and its own header
 
     SLOT_BITS = 0x0F
     STATUS_SHIFT = 4
     ARCHIVE_BIT = 0x40
     RESERVED_BIT = 0x80
+    NO_REASON_OCTET = 0xFF
     TIME_OCTETS = 5  # of a stored time: up to the year 36812
     REVOKED_OCTETS = TIME_OCTETS + 1
 
@@ -70,13 +73,8 @@ cdef enum:
 
 cdef long long STORED_NO_TIME = 0xFFFFFFFFFF
 
-# Whole OBJECT IDENTIFIER elements under id-pkix-ocsp, 1.3.6.1.5.5.7.48.1.
-cdef bytes ID_PKIX_OCSP_BASIC = bytes.fromhex("06092b0601050507300101")
+# The whole OBJECT IDENTIFIER element of id-pkix-ocsp-nonce, 1.3.6.1.5.5.7.48.1.2.
 cdef bytes ID_PKIX_OCSP_NONCE = bytes.fromhex("06092b0601050507300102")
-# [1] { Extensions { Extension { id-pkix-ocsp-archive-cutoff, OCTET STRING { GeneralizedTime follows.
-cdef bytes ARCHIVE_CUTOFF_PREFIX = bytes.fromhex("a1223020301e06092b06010505073001060411")
-# responseStatus successful(0).
-cdef bytes SUCCESSFUL = bytes.fromhex("0a0100")
 
 # RFC 6960 §4.4.8: value NULL, not critical, in responseExtensions only.
 EXTENDED_REVOKE_DER = bytes.fromhex("300f06092b060105050730010904020500")
@@ -102,28 +100,6 @@ cdef inline bytes new_bytes(Py_ssize_t size):
     return PyBytes_FromStringAndSize(NULL, size)
 
 
-cdef bint is_one_sequence(const unsigned char* at, Py_ssize_t size) noexcept nogil:
-    cdef DerReader reader, contents
-    reader.at = at
-    reader.remaining = size
-    return size <= DER_WRITE_MAX and der_read(&reader, TAG_SEQUENCE, &contents) == DER_OK and reader.remaining == 0
-
-
-cdef bint is_uncritical_extension(const unsigned char* at, Py_ssize_t size) noexcept nogil:
-    """True for one Extension without a critical field, which DER leaves out where it is FALSE."""
-    cdef DerReader reader, contents, part
-    reader.at = at
-    reader.remaining = size
-    return (
-        der_read(&reader, TAG_SEQUENCE, &contents) == DER_OK
-        and der_finish(&reader) == DER_OK
-        and der_read(&contents, TAG_OBJECT_IDENTIFIER, &part) == DER_OK
-        and der_check_oid(&part) == DER_OK
-        and der_read(&contents, TAG_OCTET_STRING, &part) == DER_OK
-        and der_finish(&contents) == DER_OK
-    )
-
-
 cdef int check_sequence(bytes der, str what) except -1:
     if not is_one_sequence(octets_of(der), PyBytes_GET_SIZE(der)):
         raise ValueError(f"{what} must be the DER of one SEQUENCE, without trailing octets")
@@ -136,14 +112,6 @@ cdef int check_time(long long seconds, str what) except -1:
     return 0
 
 
-cdef inline bint is_reason(int reason) noexcept nogil:
-    """True for no reason and for those that RevokedInfo may show.
-
-    RFC 5280 §5.3.1: unspecified(0) SHOULD be absent, 7 is not used, removeFromCRL(8) is for delta CRLs only.
-    """
-    return reason == NO_REASON or 1 <= reason <= 6 or reason == 9 or reason == 10
-
-
 cdef int check_status(int cert_status, long long revoked_at, int reason) except -1:
     if cert_status < GOOD or cert_status > UNKNOWN:
         raise ValueError(f"cert_status is {cert_status}: must be 0 (good), 1 (revoked) or 2 (unknown)")
@@ -152,40 +120,6 @@ cdef int check_status(int cert_status, long long revoked_at, int reason) except 
         if not is_reason(reason):
             raise ValueError(f"reason is {reason}: must be -1 (none), 1 to 6, 9 or 10")
     return 0
-
-
-cdef inline Py_ssize_t status_size(int cert_status, int reason) noexcept nogil:
-    if cert_status != REVOKED:
-        return 2
-    return 2 + GENERALIZED_TIME_SIZE + (0 if reason == NO_REASON else 5)
-
-
-cdef inline unsigned char* put_status(
-    unsigned char* at, int cert_status, long long revoked_at, int reason
-) noexcept nogil:
-    # RFC 6960 §4.2.1: revocationReason is [0] EXPLICIT ENUMERATED within the IMPLICIT RevokedInfo.
-    if cert_status != REVOKED:
-        return der_put_header(at, TAG_GOOD if cert_status == GOOD else TAG_UNKNOWN, 0)
-    at = der_put_header(at, TAG_REVOKED, status_size(cert_status, reason) - 2)
-    at = der_put_generalized_time(at, revoked_at)
-    if reason != NO_REASON:
-        at = der_put_header(at, TAG_CONTEXT_0, 3)
-        at = der_put_header(at, TAG_ENUMERATED, 1)
-        at[0] = <unsigned char>reason
-        at += 1
-    return at
-
-
-cdef inline unsigned char* put_times(unsigned char* at, long long this_update, long long next_update) noexcept nogil:
-    at = der_put_generalized_time(at, this_update)
-    at = der_put_header(at, TAG_CONTEXT_0, GENERALIZED_TIME_SIZE)
-    return der_put_generalized_time(at, next_update)
-
-
-cdef inline unsigned char* put_archive_cutoff(unsigned char* at, long long archive_cutoff) noexcept:
-    # RFC 6960 §4.4.4: a singleExtension, its value a GeneralizedTime.
-    at = der_put_octets(at, octets_of(ARCHIVE_CUTOFF_PREFIX), PyBytes_GET_SIZE(ARCHIVE_CUTOFF_PREFIX))
-    return der_put_generalized_time(at, archive_cutoff)
 
 
 cdef int check_terms(long long this_update, long long next_update, long long archive_cutoff) except -1:
@@ -279,39 +213,6 @@ def encode_response_extension_nonce(bytes nonce_octets not None):
     at = der_put_header(at, TAG_OCTET_STRING, size)
     der_put_octets(at, octets_of(nonce_octets), size)
     return der
-
-
-cdef struct Envelope:
-    # Contents octets of each level around tbsResponseData, from the inside out; `total` is the whole OCSPResponse.
-    Py_ssize_t basic  # BasicOCSPResponse
-    Py_ssize_t octets  # the OCTET STRING that holds it
-    Py_ssize_t response_bytes  # ResponseBytes
-    Py_ssize_t explicit  # [0]
-    Py_ssize_t response  # OCSPResponse
-    Py_ssize_t total
-
-
-cdef inline void measure_envelope(
-    Envelope* envelope, Py_ssize_t tbs_size, Py_ssize_t signature_size, Py_ssize_t tail
-) noexcept nogil:
-    """`tail`: the template's signatureAlgorithm and certs together."""
-    envelope.basic = tbs_size + der_size(1 + signature_size) + tail
-    envelope.octets = der_size(envelope.basic)
-    envelope.response_bytes = 11 + der_size(envelope.octets)
-    envelope.explicit = der_size(envelope.response_bytes)
-    envelope.response = 3 + der_size(envelope.explicit)
-    envelope.total = der_size(envelope.response)
-
-
-cdef inline unsigned char* put_envelope_head(unsigned char* at, const Envelope* envelope) noexcept:
-    # RFC 6960 §4.2.1: successful has responseBytes, of the type id-pkix-ocsp-basic.
-    at = der_put_header(at, TAG_SEQUENCE, envelope.response)
-    at = der_put_octets(at, octets_of(SUCCESSFUL), 3)
-    at = der_put_header(at, TAG_CONTEXT_0, envelope.explicit)
-    at = der_put_header(at, TAG_SEQUENCE, envelope.response_bytes)
-    at = der_put_octets(at, octets_of(ID_PKIX_OCSP_BASIC), 11)
-    at = der_put_header(at, TAG_OCTET_STRING, envelope.octets)
-    return der_put_header(at, TAG_SEQUENCE, envelope.basic)
 
 
 cdef inline unsigned char* put_envelope_tail(
@@ -566,7 +467,8 @@ cdef bint scan_packed(const unsigned char* at, Py_ssize_t size, PackedScan* scan
         if size < REVOKED_OCTETS:
             return False
         scan.revoked_at = get_stored_time(at)
-        scan.reason = NO_REASON if at[TIME_OCTETS] == NO_REASON_OCTET else at[TIME_OCTETS]
+        if at[TIME_OCTETS] != NO_REASON_OCTET:
+            scan.reason = at[TIME_OCTETS]
         if scan.revoked_at > der_last_second() or not is_reason(scan.reason):
             return False
         at += REVOKED_OCTETS
