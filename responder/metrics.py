@@ -35,3 +35,17 @@ BATCH_SECONDS = Histogram(
     "Time from claiming a bucket to its answers being stored.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
+
+# --- connections (HTTP workers) ---
+HTTP_CONNECTIONS = Gauge(
+    "revocast_http_connections", "Client connections open now.", multiprocess_mode="livesum"
+)
+HTTP_CONNECTIONS_REFUSED = Counter(
+    "revocast_http_connections_refused_total", "Connections closed at once, by the limit reached.", ["limit"]
+)
+HTTP_RESPONSES = Counter("revocast_http_responses_total", "HTTP responses by status.", ["status"])
+HTTP_TIMEOUTS = Counter(
+    "revocast_http_timeouts_total",
+    "Connections ended because nothing came, by what was waited for: request, idle, write, reply.",
+    ["what"],
+)

@@ -1,0 +1,522 @@
+"""One HTTP/1.1 connection: octets in, whole requests to the handler, responses out in the same order.
+
+The life of a query begins here: ``data_received`` frames a request (framing), gives it to the handler, and writes
+what the handler replies, within the same call where the answer is ready. No Task, no await. Knows no OCSP and no
+routes. RFC 9112; docs/server-behavior.md tells in prose what a client sees. Created by the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import cast
+
+from responder.errors import InvariantBroken
+from responder.http.deadlines import NEVER
+from responder.http.framing import ChunkedBody, HeadReader, Refused
+from responder.http.message import Request, Response, http_error
+from responder.http.state import ServerState, address_key
+from responder.log import get_logger
+
+log = get_logger(__name__)
+
+ALLOWED = (b"GET", b"HEAD", b"POST")
+MAX_PIPELINED = 64  # unanswered requests of one connection; past it we stop reading until an answer goes out
+WRITE_HIGH_WATER = 65_536  # unsent octets at which we stop reading a client that does not read
+OUT_LIMIT = 65_536  # octets of responses gathered before they go to the transport, within one read
+LINGER_S = 2  # how long a client that we hang up on may go on sending, so that it can read why
+MAX_LINGER_BYTES = 1 << 20
+MAX_EMPTY_LINES = 4  # RFC 9112 §2.2: at least one empty line before a request is to be ignored
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONNECTION_CLOSE = b"Connection: close\r\n\r\n"
+_CONNECTION_KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
+_METHOD_NOT_ALLOWED = http_error(405, ((b"Allow", b", ".join(ALLOWED)),))
+_ERRORS: dict[int, Response] = {405: _METHOD_NOT_ALLOWED}
+
+
+def _error(status: int) -> Response:
+    if status not in _ERRORS:
+        _ERRORS[status] = http_error(status)
+    return _ERRORS[status]
+
+
+class Exchange:
+    """A request's place in its connection's queue; called with the Response, it is the handler's ``reply``."""
+
+    __slots__ = ("http_1_0", "keep_alive", "protocol", "request", "response")
+
+    def __init__(self, protocol: HTTPProtocol, request: Request | None, keep_alive: bool, http_1_0: bool) -> None:
+        self.protocol: HTTPProtocol | None = protocol  # None once the connection has gone
+        self.request = request  # None for a request that was refused unread
+        self.keep_alive = keep_alive
+        self.http_1_0 = http_1_0
+        self.response: Response | None = None
+
+    def __call__(self, response: Response) -> None:
+        """Answer; does nothing if the client has gone. Raises InvariantBroken for a second answer."""
+        if self.response is not None:
+            raise InvariantBroken("a request was answered twice")
+        self.response = response
+        if self.protocol is not None:
+            self.protocol.replied(self)
+
+
+class HTTPProtocol(asyncio.Protocol):
+    """See the module. ``deadline`` and ``bucket`` belong to the DeadlineWheel."""
+
+    __slots__ = (
+        "_address_key",
+        "_advancing",
+        "_body_length",
+        "_chunked",
+        "_close_sent",
+        "_continue_due",
+        "_discarded",
+        "_empty_lines",
+        "_head",
+        "_linger",
+        "_mid_request",
+        "_needed",
+        "_out",
+        "_out_bytes",
+        "_peer",
+        "_pieces",
+        "_pieces_bytes",
+        "_queue",
+        "_reading",
+        "_served",
+        "_state",
+        "_stopped",
+        "_transport",
+        "_write_paused",
+        "bucket",
+        "deadline",
+    )
+
+    def __init__(self, state: ServerState) -> None:
+        # Per worker:
+        self._state = state
+        # Per connection:
+        self._transport: asyncio.Transport | None = None
+        self._peer = ""
+        self._address_key: bytes | None = None  # None: not admitted
+        self._head = HeadReader(state.config)
+        self._queue: deque[Exchange] = deque()  # in the order of the requests
+        self._out: list[bytes] = []  # gathered within one call, then written
+        self._out_bytes = 0
+        self._served = 0
+        self._reading = True
+        self._write_paused = False
+        self._advancing = False
+        self._stopped = False  # no further request will be read
+        self._close_sent = False  # the last response has been written
+        self._discarded = 0  # octets that arrived after the last request that we read
+        self._linger = False  # the client may be in the middle of sending
+        self.deadline = self.bucket = NEVER
+        # Per request, while it arrives:
+        self._pieces: list[bytes] = []  # what arrived and is not used yet
+        self._pieces_bytes = 0
+        self._needed = 1  # octets without which there is nothing to be gained from looking again
+        self._mid_request = False
+        self._empty_lines = 0
+        self._body_length = -1  # of the request whose head was read; -1: no head yet
+        self._chunked: ChunkedBody | None = None
+        self._continue_due = False
+
+    # --- what the event loop calls --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Admit the connection, or close it at once where a limit is reached."""
+        self._transport = cast("asyncio.Transport", transport)
+        peername = transport.get_extra_info("peername")
+        self._peer = peername[0] if isinstance(peername, tuple) else ""
+        key = address_key(self._peer)
+        if not self._state.admit(self, key):
+            self._stopped = self._close_sent = True
+            self._transport.abort()
+            return
+        self._address_key = key
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        # The first request must begin within the time that it may take to arrive.
+        self._set_deadline(self._state.config.header_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived and answer every request that is now whole."""
+        if self._stopped:
+            self._discard(len(data))
+            return
+        self._pieces.append(data)
+        self._pieces_bytes += len(data)
+        if self._pieces_bytes >= self._needed:
+            self._advance()
+        self._watch_arrival()
+
+    def eof_received(self) -> bool:
+        """Answer what was asked before the client closed its side; returns True while answers are due."""
+        self._stopped = True
+        self._drop_input()
+        if self._queue and not self._close_sent:
+            self._queue[-1].keep_alive = False
+            return True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget everything; answers still under way come to nothing."""
+        self._stopped = self._close_sent = True
+        for exchange in self._queue:
+            exchange.protocol = None
+        self._queue.clear()
+        self._drop_input()
+        self._head.close()
+        self._transport = None
+        self._state.wheel.forget(self)
+        if self._address_key is not None:
+            self._state.release(self, self._address_key)
+            self._address_key = None
+
+    def pause_writing(self) -> None:
+        """Stop reading a client that does not read; cut it off if it goes on like that."""
+        self._write_paused = True
+        self._set_reading(False)
+        self._set_deadline(self._state.config.idle_timeout)
+
+    def resume_writing(self) -> None:
+        """Go on where pause_writing stopped."""
+        self._write_paused = False
+        if self._close_sent:
+            return
+        self._set_deadline(self._arrival_timeout())
+        if not self._advancing:
+            self._resume()
+
+    # --- what the server and the deadline wheel call ----------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Close if nothing is under way; otherwise after the answer that is (the state is draining).
+
+        A connection that has asked nothing yet may ask once: its first request may be on its way.
+        """
+        if not self._queue and not self._mid_request and self._served and not self._close_sent:
+            self._stopped = True
+            self._hang_up()
+
+    def cut(self) -> None:
+        """End the connection now, whatever is under way."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def expire(self) -> None:
+        """Act on a deadline: which one it was follows from what we are waiting for."""
+        if self._transport is None:
+            return
+        if self._close_sent:
+            self.cut()  # it had LINGER_S
+        elif self._write_paused or self._transport.get_write_buffer_size():
+            self._state.timeouts["write"] += 1
+            self.cut()
+        elif self._mid_request:
+            self._state.timeouts["request"] += 1
+            # RFC 9110 §15.5.9: 408, and close.
+            self._refuse(Refused(408, "request not complete in time"))
+            self._flush()
+        elif self._queue:
+            self._state.timeouts["reply"] += 1
+            log.error("reply_overdue", peer=self._peer, unanswered=len(self._queue))
+            self.cut()
+        else:
+            self._state.timeouts["idle"] += 1
+            self._stopped = True
+            self._hang_up()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _stalled(self) -> bool:
+        return self._write_paused or len(self._queue) >= MAX_PIPELINED
+
+    def _set_deadline(self, seconds: int) -> None:
+        self._state.wheel.set(self, seconds)
+
+    def _arrival_timeout(self) -> int:
+        return self._state.config.header_timeout if self._mid_request else self._state.config.idle_timeout
+
+    def _watch_arrival(self) -> None:
+        """Start a request's clock with its first octet, whatever dribbles in later; not while we make it wait."""
+        if self._mid_request or self._stopped or self._stalled():
+            return
+        if self._pieces or self._body_length >= 0 or self._chunked is not None:
+            self._mid_request = True
+            self._set_deadline(self._state.config.header_timeout)
+
+    def _advance(self) -> None:
+        """Read requests from what has arrived until more must arrive, then write what was answered meanwhile."""
+        self._advancing = True
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        position = 0
+        self._needed = 1
+        starved = False
+        try:
+            while not self._stopped and position < len(data) and not self._stalled():
+                before = position
+                position = self._step(data, position)
+                if position == before:
+                    starved = True
+                    break
+        except Refused as refused:
+            self._refuse(refused, data[position : position + 200])
+            position = len(data)
+        finally:
+            self._advancing = False
+        if self._stopped:
+            self._pieces = []
+            self._pieces_bytes = 0
+            self._discarded += len(data) - position
+        else:
+            self._pieces = [data[position:]] if position < len(data) else []
+            self._pieces_bytes = len(data) - position
+            if starved:
+                self._needed = max(self._needed, self._pieces_bytes + 1)
+            if self._stalled():
+                self._set_reading(False)
+        self._flush()
+
+    def _step(self, data: bytes, position: int) -> int:
+        """Read one head or what there is of a body; returns the new offset, the same one if more must arrive."""
+        if self._chunked is not None:
+            return self._read_chunks(self._chunked, data, position)
+        if self._body_length >= 0:
+            return self._read_body(data, position)
+        if data[position] in b"\r\n":
+            return self._skip_empty_line(data, position)
+        end = self._head.find_end(data, position)
+        if end < 0:
+            return position
+        self._head.read(data if position == 0 and end == len(data) else data[position:end])
+        method = self._head.method
+        if method == b"POST":
+            self._begin_post(data, end)
+        elif self._head.content_length or self._head.chunked:
+            # RFC 9110 §9.3.1: content in a GET means nothing, and serves to smuggle.
+            if method in ALLOWED:
+                raise Refused(400, "content in GET or HEAD")
+            raise Refused(405, "method not allowed, with content")
+        elif method in ALLOWED:
+            self._dispatch(b"")
+        else:
+            # After CONNECT a client may believe that it speaks with somebody else.
+            exchange = self._enqueue(None, self._head.keep_alive and method != b"CONNECT")
+            exchange(_METHOD_NOT_ALLOWED)
+        return end
+
+    def _skip_empty_line(self, data: bytes, position: int) -> int:
+        # RFC 9112 §2.2: an empty line before the request line is to be ignored; some old clients send one after a body.
+        line = data[position : position + 2]
+        if line == b"\r":
+            return position
+        self._empty_lines += 1
+        if line != b"\r\n" or self._empty_lines > MAX_EMPTY_LINES:
+            raise Refused(400, "not a request line")
+        return position + 2
+
+    def _begin_post(self, data: bytes, end: int) -> None:
+        head, config = self._head, self._state.config
+        length = head.content_length
+        if length is None and not head.chunked:
+            # RFC 9112 §6.3: such a request has no content; RFC 9110 §15.5.12 lets us ask for a length.
+            raise Refused(411, "no length")
+        if length is not None and length > config.max_body_bytes:
+            raise Refused(413, "body too large")
+        content_type = head.fields.get(b"content-type")
+        if content_type is not None:
+            # RFC 9110 §8.3.1: media types are case-insensitive, and may carry parameters.
+            media_type = content_type.partition(b";")[0].rstrip(b" \t").lower()
+            if media_type not in self._state.handler.accepted_types:
+                raise Refused(415, "media type not accepted")
+        expect = head.fields.get(b"expect")
+        if expect is not None and expect.lower() != b"100-continue":
+            raise Refused(417, "unknown expectation")
+        if head.chunked:
+            self._chunked = ChunkedBody(config.max_body_bytes)
+        elif length:
+            self._body_length = length
+        else:
+            self._dispatch(b"")
+            return
+        # RFC 9110 §10.1.1: not to an HTTP/1.0 client; and needless where content has begun to arrive.
+        if expect is not None and not head.http_1_0 and end == len(data):
+            if self._queue:
+                self._continue_due = True  # once the answers before it have gone
+            else:
+                self._write(_CONTINUE)
+
+    def _read_body(self, data: bytes, position: int) -> int:
+        end = position + self._body_length
+        if end > len(data):
+            self._needed = self._body_length
+            return position
+        body = data[position:end]
+        self._head.check_body(body)
+        self._dispatch(body)
+        return end
+
+    def _read_chunks(self, chunked: ChunkedBody, data: bytes, position: int) -> int:
+        position = chunked.feed(data, position)
+        if chunked.complete:
+            self._head.check_body(chunked.raw)
+            self._dispatch(chunked.body)
+        return position
+
+    # --- answering --------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, request: Request | None, keep_alive: bool) -> Exchange:
+        """Give the request that was just read its place, and be ready for the next."""
+        exchange = Exchange(self, request, keep_alive, self._head.http_1_0)
+        self._queue.append(exchange)
+        self._mid_request = False
+        self._empty_lines = 0
+        self._body_length = -1
+        self._chunked = None
+        self._continue_due = False
+        self._set_deadline(self._state.config.idle_timeout)
+        if not keep_alive:
+            self._stopped = True  # RFC 9112 §9.6: what follows a close is not read
+        return exchange
+
+    def _dispatch(self, body: bytes) -> None:
+        head = self._head
+        get = head.fields.get
+        request = Request(
+            head.method,
+            head.target,
+            body,
+            get(b"content-type"),
+            get(b"if-none-match"),
+            get(b"if-modified-since"),
+            get(b"if-match"),
+            get(b"if-unmodified-since"),
+            self._peer,
+        )
+        exchange = self._enqueue(request, head.keep_alive)
+        try:
+            self._state.handler.handle(request, exchange)
+        except Exception as error:
+            log.exception("handler_failed", error=str(error))
+            if exchange.response is None:
+                exchange.keep_alive = False
+                self._stopped = True
+                exchange(_error(500))
+
+    def _refuse(self, refused: Refused, start: bytes = b"") -> None:
+        """Queue the one response that a refused request gets; nothing is read after it."""
+        log.debug("request_refused", status=refused.status, reason=refused.reason, peer=self._peer, start=repr(start))
+        exchange = Exchange(self, None, keep_alive=False, http_1_0=False)
+        self._queue.append(exchange)
+        self._stopped = self._linger = True
+        self._mid_request = False
+        self._set_deadline(self._state.config.idle_timeout)
+        exchange(_error(refused.status))
+
+    def replied(self, exchange: Exchange) -> None:
+        """Write every answer whose turn it is (RFC 9112 §9.3.2: in the order of the requests)."""
+        queue = self._queue
+        if self._close_sent or queue[0] is not exchange:
+            return
+        second = int(self._state.clock.now())
+        while queue and (response := queue[0].response) is not None:
+            self._send(queue.popleft(), response, second)
+        if self._continue_due and not queue:
+            self._continue_due = False
+            self._write(_CONTINUE)
+        if not self._advancing:
+            self._set_deadline(self._arrival_timeout())
+            self._resume()
+
+    def _send(self, exchange: Exchange, response: Response, second: int) -> None:
+        request = exchange.request
+        head_only = False
+        if request is not None:
+            response = response.for_request(request, second)
+            head_only = request.method == b"HEAD"
+        self._state.responses[response.status] += 1
+        self._served += 1
+        if not exchange.keep_alive or (self._state.draining and not self._queue):
+            # RFC 9112 §9.6: a server that will close SHOULD say so.
+            self._write(response.head(second) + _CONNECTION_CLOSE)
+            self._close_sent = self._stopped = True
+        elif exchange.http_1_0:
+            self._write(response.head(second) + _CONNECTION_KEEP_ALIVE)
+        elif head_only:
+            self._write(response.head(second) + b"\r\n")
+        else:
+            self._write(response.wire(second))
+            return
+        if response.body and not head_only:  # RFC 9110 §9.3.2: no content in answer to HEAD
+            self._write(response.body)
+
+    def _write(self, octets: bytes) -> None:
+        self._out.append(octets)
+        self._out_bytes += len(octets)
+        if self._out_bytes >= OUT_LIMIT:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Hand what was gathered to the transport; hang up after the last response."""
+        out = self._out
+        if out and self._transport is not None:
+            octets = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._out_bytes = 0
+            if not self._transport.is_closing():
+                self._transport.write(octets)
+        if self._close_sent and not self._advancing:
+            self._hang_up()
+
+    def _resume(self) -> None:
+        """Write, and read on what had to wait for it."""
+        self._flush()
+        if self._stopped or self._stalled():
+            return
+        self._set_reading(True)
+        if self._pieces and self._pieces_bytes >= self._needed:
+            self._advance()
+        self._watch_arrival()
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def _hang_up(self) -> None:
+        """Close so that the client gets the last response: our side first, while it may still be sending.
+
+        Closing a socket with unread octets makes the kernel send a reset, which can take the response back from
+        the client's buffer (RFC 9112 §9.6).
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._close_sent = True
+        unsent = transport.get_write_buffer_size() > 0
+        self._set_deadline(self._state.config.idle_timeout if unsent else LINGER_S)
+        if self._discarded or self._linger:
+            self._drop_input()
+            self._set_reading(True)
+            if transport.can_write_eof():
+                transport.write_eof()
+                return
+        transport.close()
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._close_sent and self._discarded > MAX_LINGER_BYTES:
+            self.cut()
+
+    def _drop_input(self) -> None:
+        self._pieces = []
+        self._pieces_bytes = 0
+
+    def _set_reading(self, wanted: bool) -> None:
+        if wanted != self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()

@@ -1,0 +1,152 @@
+"""The worker's listening side: sockets, the second's tick, and the drain.
+
+``open_socket`` is for the supervisor, which opens one socket for each worker slot and keeps it, so that a successor
+takes over whatever connections wait in its queue (DESIGN: workers that bind by themselves lose some). A worker calls
+``serve_sockets`` with the sockets that it inherited. Knows no OCSP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+from collections.abc import Callable, Sequence
+
+from responder.clock import Clock
+from responder.config import HTTPConfig
+from responder.http.message import Handler
+from responder.http.protocol import HTTPProtocol
+from responder.http.state import ServerState
+from responder.log import get_logger
+
+log = get_logger(__name__)
+
+BACKLOG = 4_096  # connections that wait while a worker is busy or replaced; the kernel caps it at somaxconn
+SPARE_FILES = 64  # descriptors for everything but clients: Redis, logs, metrics, the loop itself
+TICK_S = 1.0
+ACCEPT_PAUSE_S = 0.2  # after the process or the machine ran out of descriptors
+_WAIT_STEP_S = 0.05
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Open a listening TCP socket that others may share (SO_REUSEPORT); ``port`` 0 takes a free one.
+
+    ``host`` is an address or a name; a name with several addresses gives the first. Raises OSError.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # 0.0.0.0 and [::] are two addresses in the configuration, and two sockets here.
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def adopt_socket(fd: int) -> socket.socket:
+    """Take over a listening socket inherited from the supervisor."""
+    listening = socket.socket(fileno=fd)
+    listening.setblocking(False)
+    return listening
+
+
+def raise_file_limit(config: HTTPConfig) -> int:
+    """Allow this process the descriptors that ``max_connections`` needs; returns the connections that will fit.
+
+    The soft limit (often 1024) is raised as far as the hard one lets us.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = config.max_connections + SPARE_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    fitting = config.max_connections
+    if soft != resource.RLIM_INFINITY:
+        fitting = max(1, min(fitting, soft - SPARE_FILES))
+    if fitting < config.max_connections:
+        log.warning("max_connections_lowered", configured=config.max_connections, fitting=fitting, file_limit=soft)
+    return fitting
+
+
+class HTTPServer:
+    """One worker's server; runs on the current event loop, uvloop's by preference."""
+
+    def __init__(self, handler: Handler, config: HTTPConfig, clock: Clock) -> None:
+        fitting = raise_file_limit(config)
+        self._config = config.model_copy(update={"max_connections": fitting})
+        self.state = ServerState(handler, self._config, clock)
+        self._servers: list[asyncio.Server] = []
+        self._ticker: asyncio.TimerHandle | None = None
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept on ``sockets`` from now on."""
+        loop = asyncio.get_running_loop()
+        for listening in sockets:
+            self._servers.append(
+                await loop.create_server(lambda: HTTPProtocol(self.state), sock=listening, backlog=BACKLOG)
+            )
+        self._tick()
+
+    def _tick(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self.state.tick()
+
+    async def drain(self) -> None:
+        """Stop accepting, let what is under way finish for ``http.drain`` seconds, then cut the rest."""
+        state = self.state
+        state.draining = True
+        for server in self._servers:
+            server.close()
+        for connection in list(state.connections):
+            connection.drain()
+        if state.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(state.empty.wait(), self._config.drain)
+        cut = list(state.connections)
+        for connection in cut:
+            connection.cut()
+        if cut:
+            log.info("connections_cut", count=len(cut))
+        # One turn of the loop for the transports to end what was cut.
+        await asyncio.sleep(0)
+        if self._ticker is not None:
+            self._ticker.cancel()
+        state.publish()
+
+
+async def serve_sockets(
+    sockets: Sequence[socket.socket],
+    handler: Handler,
+    config: HTTPConfig,
+    clock: Clock,
+    *,
+    stop: asyncio.Event | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve until ``stop`` is set, then drain and return.
+
+    Without ``stop``, SIGTERM and SIGINT stop it. ``on_ready`` is called once connections are accepted.
+    """
+    if stop is None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+    server = HTTPServer(handler, config, clock)
+    await server.start(sockets)
+    if on_ready is not None:
+        on_ready()
+    await stop.wait()
+    await server.drain()

@@ -1,0 +1,89 @@
+"""What all connections of a worker share: limits, handler, clock, deadlines, and counts. Called by protocol and server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from responder import metrics
+from responder.clock import Clock
+from responder.config import HTTPConfig
+from responder.http.deadlines import DeadlineWheel
+from responder.http.message import Handler
+
+if TYPE_CHECKING:
+    from responder.http.protocol import HTTPProtocol
+
+
+def address_key(peer: str) -> bytes:
+    """Return what connections are counted by: an IPv4 address, or the /64 that one IPv6 client can roam in."""
+    if ":" not in peer:
+        return peer.encode("latin-1", "replace")
+    try:
+        octets = socket.inet_pton(socket.AF_INET6, peer.partition("%")[0])
+    except OSError:
+        return peer.encode("latin-1", "replace")
+    if octets[:12] == b"\x00" * 10 + b"\xff\xff":  # an IPv4 address in IPv6's clothes
+        return socket.inet_ntop(socket.AF_INET, octets[12:]).encode("ascii")
+    return octets[:8]
+
+
+class ServerState:
+    """Owned by the server, written by its connections; one event loop's thread only.
+
+    Counts are plain integers on the hot path and go to the metrics once a tick.
+    """
+
+    def __init__(self, handler: Handler, config: HTTPConfig, clock: Clock) -> None:
+        self.handler = handler
+        self.config = config
+        self.clock = clock
+        self.wheel = DeadlineWheel()
+        self.draining = False
+        self.empty = asyncio.Event()  # set when the last connection ends while draining
+        self.connections: set[HTTPProtocol] = set()
+        self.responses: Counter[int] = Counter()  # by status, since the last tick
+        self.timeouts: Counter[str] = Counter()  # by what was waited for, since the last tick
+        self.refused: Counter[str] = Counter()  # connections, by the limit that refused them, since the last tick
+        self._by_address: Counter[bytes] = Counter()
+
+    def admit(self, connection: HTTPProtocol, key: bytes) -> bool:
+        """Count a new connection in, or say that a limit is reached (SEC-05)."""
+        if len(self.connections) >= self.config.max_connections:
+            self.refused["total"] += 1
+            return False
+        if self._by_address[key] >= self.config.max_connections_per_address:
+            self.refused["address"] += 1
+            return False
+        self._by_address[key] += 1
+        self.connections.add(connection)
+        return True
+
+    def release(self, connection: HTTPProtocol, key: bytes) -> None:
+        """Count an admitted connection out."""
+        self.connections.discard(connection)
+        self._by_address[key] -= 1
+        if self._by_address[key] <= 0:
+            del self._by_address[key]
+        if self.draining and not self.connections:
+            self.empty.set()
+
+    def tick(self) -> None:
+        """Let a second pass: deadlines first, then the counts."""
+        self.wheel.tick()
+        self.publish()
+
+    def publish(self) -> None:
+        """Move the counts into the metrics."""
+        metrics.HTTP_CONNECTIONS.set(len(self.connections))
+        for status, count in self.responses.items():
+            metrics.HTTP_RESPONSES.labels(str(status)).inc(count)
+        for what, count in self.timeouts.items():
+            metrics.HTTP_TIMEOUTS.labels(what).inc(count)
+        for limit, count in self.refused.items():
+            metrics.HTTP_CONNECTIONS_REFUSED.labels(limit).inc(count)
+        self.responses.clear()
+        self.timeouts.clear()
+        self.refused.clear()
