@@ -172,15 +172,28 @@ def subject_and_key(certificate: x509.Certificate) -> tuple[bytes, bytes]:
     RFC 6960 §4.1.1: the hashes are over these very bytes. We cut them out rather than encode them again, since an
     encoder may choose other string types than the CA did; and we read no further into the key, so any kind will do.
     """
-    # RFC 5280 §4.1: [0] version, serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo
-    fields = _children(certificate.tbs_certificate_bytes)
-    if fields[0][0] == (2, 0):
-        fields = fields[1:]
-    subject_der, spki_der = fields[4][1], fields[5][1]
-    bit_string = _children(spki_der)[1][2]
+    fields = _tbs_fields(certificate)
+    return fields[4], public_key_octets(fields[5])
+
+
+def issuer_name(certificate: x509.Certificate) -> bytes:
+    """Return the issuer Name's whole TLV as it stands in the certificate."""
+    return _tbs_fields(certificate)[2]
+
+
+def public_key_octets(public_key_der: bytes) -> bytes:
+    """Return the subjectPublicKey bits of a SubjectPublicKeyInfo: contents without the count of unused bits."""
+    bit_string = _children(public_key_der)[1][2]
     if bit_string[:1] != b"\0":
         raise ValueError("the subjectPublicKey has unused bits")
-    return subject_der, bit_string[1:]
+    return bit_string[1:]
+
+
+def _tbs_fields(certificate: x509.Certificate) -> list[bytes]:
+    """Return serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo and the rest, whole TLVs."""
+    fields = _children(certificate.tbs_certificate_bytes)
+    # RFC 5280 §4.1: version is [0], and absent in version 1.
+    return [der for tag, der, _ in fields if tag != (2, 0)]
 
 
 def _children(der: bytes) -> list[tuple[tuple[int, int], bytes, bytes]]:

@@ -1,0 +1,328 @@
+"""Whether a key may sign answers for a CA, and what its answers carry: checked before anything is served.
+
+RFC 6960 §2.6 and §4.2.2.2: the CA itself signs, or a key to whose certificate that very CA gave id-kp-OCSPSigning.
+BR §7.1.2.8 says what such a certificate looks like, under profile ``webpki``. Called by the presigner and by checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from asn1crypto import x509 as asn1_x509
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+
+from fastpath.ocsp_response import ResponseTemplate
+from responder.clock import format_utc
+from responder.config import DAY_S, CAConfig
+from responder.errors import ConfigError, SignerUnavailable
+from responder.issuers import Issuer, issuer_name, load_certificate, public_key_octets
+from responder.signing.algorithms import public_key_to_der, scheme_of, verify_signature
+from responder.signing.open import open_signer, secret_file_warnings
+from responder.signing.signer import Signer
+
+EXPIRY_WARNING_S = 14 * DAY_S  # time enough for an AD CS or EJBCA administrator to issue the next one
+NULL_DER = b"\x05\x00"
+EMPTY_SEQUENCE_DER = b"\x30\x00"
+WEAK_HASHES = ("md5", "sha1")
+
+# BR §7.1.2.8.2: extensions that an OCSP signer's certificate must not have, or should rather not.
+_FORBIDDEN = {
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME: "subjectAltName",
+    ExtensionOID.NAME_CONSTRAINTS: "nameConstraints",
+    ExtensionOID.CRL_DISTRIBUTION_POINTS: "cRLDistributionPoints",
+}
+_DISCOURAGED = {
+    ExtensionOID.AUTHORITY_INFORMATION_ACCESS: "authorityInfoAccess",
+    ExtensionOID.CERTIFICATE_POLICIES: "certificatePolicies",
+}
+
+ExtensionValue = TypeVar("ExtensionValue", bound=x509.ExtensionType)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResponseSigner:
+    """A key that was proven to sign for one CA, and what all its answers share.
+
+    ``certificate_der`` is None where the CA itself signs. ``signer_id``: 16 hex digits that name certificate and
+    template together. Times are POSIX seconds; no answer may have a nextUpdate past ``latest_next_update``.
+    """
+
+    signer: Signer
+    certificate_der: bytes | None
+    template: ResponseTemplate
+    signer_id: str
+    latest_next_update: int
+    not_after: int
+    warnings: tuple[str, ...]
+
+    def close(self) -> None:
+        """Let go of the key."""
+        self.signer.close()
+
+
+def open_response_signer(ca: CAConfig, issuer: Issuer, data_dir: Path, now: float, config_file: str) -> ResponseSigner:
+    """Open a CA's signer, check that it may sign, and try it once before anything is served.
+
+    Raises ConfigError where key, certificate and CA do not belong together or a rule forbids it, SignerUnavailable
+    where the key cannot be used now; one line each.
+    """
+    certificate_der: bytes | None = None
+    if ca.ocsp.certificate is not None:
+        certificate_der = load_certificate(ca.ocsp.certificate, config_file, f"ca[{ca.name}].ocsp.certificate")
+    shown = x509.load_der_x509_certificate(certificate_der or issuer.certificate_der)
+    try:
+        known = [shown.public_key()]
+    except (ValueError, UnsupportedAlgorithm):
+        known = []  # check_signer_certificate says what is wrong with it
+    signer = open_signer(ca, data_dir, config_file, known)
+    try:
+        warnings = check_signer_certificate(
+            issuer, certificate_der, signer.public_key_der, ca.profile, now, config_file
+        )
+        prove_signer(signer)
+        template = ResponseTemplate(
+            hashlib.sha1(public_key_octets(signer.public_key_der), usedforsecurity=False).digest(),
+            signer.signature_algorithm_der,
+            [certificate_der] if certificate_der else [],
+        )
+    except BaseException:
+        signer.close()
+        raise
+    not_after = int(shown.not_valid_after_utc.timestamp())
+    return ResponseSigner(
+        signer=signer,
+        certificate_der=certificate_der,
+        template=template,
+        signer_id=hashlib.sha256((certificate_der or b"") + template.to_bytes()).hexdigest()[:16],
+        # Mozilla policy §6: nextUpdate is not past the notAfter of any certificate in certs or, where certs is
+        # absent, of the CA's.
+        latest_next_update=not_after,
+        not_after=not_after,
+        warnings=(*warnings, *secret_file_warnings(ca)),
+    )
+
+
+def prove_signer(signer: Signer) -> None:
+    """Make one signature and verify it as a client would; raises SignerUnavailable where it does not verify.
+
+    What is signed can be no one's answer or certificate: those begin with the octet 30.
+    """
+    message = b"Revocast tries this key: " + os.urandom(16)
+    (signature,) = signer.sign([message])
+    if not verify_signature(signer.public_key_der, signature, message):
+        raise SignerUnavailable("the key signs, but its signature does not verify with its public key")
+
+
+def check_signer_certificate(
+    issuer: Issuer,
+    signer_certificate_der: bytes | None,
+    public_key_der: bytes,
+    profile: str,
+    now: float,
+    config_file: str,
+) -> list[str]:
+    """Check that the key may sign answers for ``issuer``; returns warnings, raises ConfigError for the first violation.
+
+    ``signer_certificate_der`` None: the CA itself signs. ``public_key_der`` is the key's own SubjectPublicKeyInfo.
+    """
+    delegated = signer_certificate_der is not None
+    file = issuer.config.ocsp.certificate if delegated else issuer.config.certificate
+    key = f"ca[{issuer.name}].ocsp.certificate" if delegated else f"ca[{issuer.name}].certificate"
+    check = _Check(
+        x509.load_der_x509_certificate(signer_certificate_der or issuer.certificate_der),
+        config_file,
+        key,
+        str(file),
+        webpki=profile == "webpki",
+    )
+    check.key(public_key_der)
+    if delegated:
+        check.issued_by(issuer)
+        check.dates(now)
+        check.extensions_are_known()
+        check.delegation()
+        check.key_usage()
+        if profile == "webpki":
+            check.baseline_extensions()
+    else:
+        check.ca_may_sign(profile)
+        check.dates(now)
+    if now >= issuer.not_after and delegated:
+        check.warnings.append(f"the certificate of ca {issuer.name!r} expired at {format_utc(issuer.not_after)}")
+    return check.warnings
+
+
+class _Check:
+    """One certificate under check; each method is one rule or a few that belong together."""
+
+    def __init__(
+        self, certificate: x509.Certificate, config_file: str, config_key: str, file: str, *, webpki: bool
+    ) -> None:
+        self.warnings: list[str] = []
+        self._certificate = certificate
+        self._where = (config_file, config_key)
+        self._file = file
+        self._webpki = webpki
+        try:
+            self._extensions = certificate.extensions
+        except ValueError as error:
+            raise self._refusal(f"an extension cannot be read: {error}", "RFC 5280 §4.2") from error
+
+    def key(self, public_key_der: bytes) -> None:
+        """The key is the certificate's, and of a kind that may sign under the profile."""
+        try:
+            public_key = self._certificate.public_key()
+            scheme = scheme_of(public_key)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise self._refusal(str(error), "RFC 6960 §4.3") from error
+        if public_key_to_der(public_key) != public_key_der:
+            raise self._refusal("its key is not the configured one (ocsp.key)", "RFC 6960 §4.2.2.2")
+        if self._webpki and not scheme.in_baseline_requirements:
+            raise self._refusal(f"profile webpki does not allow {scheme.name} keys", "BR §7.1.3.2")
+
+    def issued_by(self, issuer: Issuer) -> None:
+        """DEL-01, DEL-07: issued directly by the CA whose certificates are asked about."""
+        # RFC 6960 §4.2.2.2: "This certificate MUST be issued directly by the CA that issued the certificate in question".
+        hash_algorithm = None
+        try:
+            hash_algorithm = self._certificate.signature_hash_algorithm
+        except UnsupportedAlgorithm:
+            self.warnings.append(f"{self._file}: its signature algorithm is one that few clients know")
+        if hash_algorithm is not None and hash_algorithm.name in WEAK_HASHES:
+            raise self._refusal(f"it is signed with {hash_algorithm.name.upper()}", "RFC 6960 §5.1.1, BR §7.1.3.2")
+        ca = x509.load_der_x509_certificate(issuer.certificate_der)
+        if issuer_name(self._certificate) != issuer.subject_der:
+            raise self._refusal(
+                f"it was issued by {self._certificate.issuer.rfc4514_string()!r}, not by ca {issuer.name!r} ({ca.subject.rfc4514_string()!r})",
+                "RFC 6960 §4.2.2.2",
+            )
+        try:
+            self._certificate.verify_directly_issued_by(ca)
+        except InvalidSignature as error:
+            raise self._refusal(
+                f"its signature is not by the key of ca {issuer.name!r}; another generation of that CA may have issued it",
+                "RFC 6960 §4.2.2.2",
+            ) from error
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise self._refusal(f"its signature cannot be verified: {error}", "RFC 6960 §4.2.2.2") from error
+
+    def dates(self, now: float) -> None:
+        """It is in date, and not about to end."""
+        not_before = self._certificate.not_valid_before_utc.timestamp()
+        not_after = self._certificate.not_valid_after_utc.timestamp()
+        if now < not_before:
+            raise self._refusal(f"it is not valid before {format_utc(not_before)}", "RFC 5280 §4.1.2.5")
+        if now > not_after:
+            raise self._refusal(f"it expired at {format_utc(not_after)}", "RFC 5280 §4.1.2.5")
+        if not_after - now < EXPIRY_WARNING_S:
+            self.warnings.append(f"{self._file} expires at {format_utc(not_after)}: no answer outlives it (DEL-05)")
+
+    def extensions_are_known(self) -> None:
+        """Clients must reject a certificate with a critical extension that they do not know."""
+        for extension in self._extensions:
+            if extension.critical and isinstance(extension.value, x509.UnrecognizedExtension):
+                raise self._refusal(
+                    f"it has an unknown critical extension {extension.oid.dotted_string}", "RFC 5280 §4.2"
+                )
+
+    def delegation(self) -> None:
+        """DEL-01 to DEL-03: id-kp-OCSPSigning, and how nocheck stands."""
+        usages = self._value(x509.ExtendedKeyUsage)
+        # RFC 6960 §4.2.2.2: id-kp-OCSPSigning itself; anyExtendedKeyUsage does not delegate.
+        if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
+            raise self._refusal("its extendedKeyUsage lacks OCSPSigning", "RFC 6960 §4.2.2.2")
+        if self._webpki and len(list(usages)) > 1:
+            raise self._refusal("its extendedKeyUsage holds more than OCSPSigning", "BR §7.1.2.8.7")
+        nocheck = self._extension(ExtensionOID.OCSP_NO_CHECK)
+        if nocheck is None:
+            if self._webpki:
+                raise self._refusal("it lacks id-pkix-ocsp-nocheck", "BR §7.1.2.8.6")
+            self.warnings.append(
+                f"{self._file} lacks id-pkix-ocsp-nocheck: clients may ask for its own status (RFC 6960 §4.2.2.2.1)"
+            )
+        elif nocheck.critical or self._octets(ExtensionOID.OCSP_NO_CHECK) != NULL_DER:
+            problem = "its id-pkix-ocsp-nocheck is not non-critical with the value 0500"
+            if self._webpki:
+                raise self._refusal(problem, "BR §7.1.2.8.6")
+            self.warnings.append(f"{self._file}: {problem} (RFC 6960 §4.2.2.2.1)")
+
+    def key_usage(self) -> None:
+        """Its key may sign what is no certificate."""
+        key_usage = self._value(x509.KeyUsage)
+        if key_usage is not None and not key_usage.digital_signature:
+            raise self._refusal("its keyUsage lacks digitalSignature", "RFC 5280 §4.2.1.3")
+        basic_constraints = self._value(x509.BasicConstraints)
+        if basic_constraints is not None and basic_constraints.ca and not self._webpki:
+            self.warnings.append(f"{self._file} is a CA certificate; an OCSP signer's should not be (BR §7.1.2.8.4)")
+
+    def baseline_extensions(self) -> None:
+        """DEL-03: the certificate profile of BR §7.1.2.8."""
+        extension = self._extension(ExtensionOID.KEY_USAGE)
+        if extension is None or not extension.critical:
+            raise self._refusal("it lacks a critical keyUsage", "BR §7.1.2.8.8")
+        asserted = [name for name in _KEY_USAGES if getattr(extension.value, name)]
+        if asserted != ["digital_signature"]:
+            raise self._refusal("its keyUsage asserts more than digitalSignature", "BR §7.1.2.8.8")
+        if self._octets(ExtensionOID.BASIC_CONSTRAINTS) not in (b"", EMPTY_SEQUENCE_DER):
+            raise self._refusal("its basicConstraints is not the empty SEQUENCE", "BR §7.1.2.8.4")
+        if self._extension(ExtensionOID.AUTHORITY_KEY_IDENTIFIER) is None:
+            raise self._refusal("it lacks authorityKeyIdentifier", "BR §7.1.2.8.2")
+        for oid, name in _FORBIDDEN.items():
+            if self._extension(oid) is not None:
+                raise self._refusal(f"it has {name}", "BR §7.1.2.8.2")
+        for oid, name in _DISCOURAGED.items():
+            if self._extension(oid) is not None:
+                self.warnings.append(f"{self._file} has {name}, which is not recommended (BR §7.1.2.8.2)")
+        if self._extension(ExtensionOID.SUBJECT_KEY_IDENTIFIER) is None:
+            self.warnings.append(f"{self._file} lacks subjectKeyIdentifier, which is recommended (BR §7.1.2.8.2)")
+
+    def ca_may_sign(self, profile: str) -> None:
+        """DEL-06: a CA signs answers itself only where its certificate asserts digitalSignature."""
+        key_usage = self._value(x509.KeyUsage)
+        # RFC 5280 §4.2.1.3: without keyUsage a key is not restricted; old private roots are so. Others must assert it.
+        if (key_usage is None and profile != "private") or (key_usage and not key_usage.digital_signature):
+            raise self._refusal(
+                "the CA cannot sign answers itself, since its keyUsage lacks digitalSignature; set ocsp.certificate to a delegated signer",
+                "BR §7.1.2.10.7",
+            )
+
+    def _extension(self, oid: x509.ObjectIdentifier) -> x509.Extension[x509.ExtensionType] | None:
+        try:
+            return self._extensions.get_extension_for_oid(oid)
+        except x509.ExtensionNotFound:
+            return None
+
+    def _value(self, kind: type[ExtensionValue]) -> ExtensionValue | None:
+        try:
+            return self._extensions.get_extension_for_class(kind).value
+        except x509.ExtensionNotFound:
+            return None
+
+    def _octets(self, oid: x509.ObjectIdentifier) -> bytes:
+        """Return extnValue's contents as they stand; cryptography shows only what it would write itself."""
+        certificate = asn1_x509.Certificate.load(self._certificate.public_bytes(serialization.Encoding.DER))
+        for extension in certificate["tbs_certificate"]["extensions"]:
+            if extension["extn_id"].dotted == oid.dotted_string:
+                return bytes(extension["extn_value"].contents)
+        return b""  # no such extension
+
+    def _refusal(self, problem: str, clause: str) -> ConfigError:
+        return ConfigError(*self._where, f"{self._file}: {' '.join(problem.split())} ({clause})")
+
+
+_KEY_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+)

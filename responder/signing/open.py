@@ -1,0 +1,61 @@
+"""From a CA's configuration to its Signer: whether the key is in a file or in a token."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from responder.config import CAConfig
+from responder.errors import ConfigError
+from responder.signing.pins import PinSource
+from responder.signing.pkcs11_uri import parse_pkcs11_uri
+from responder.signing.signer import Signer
+from responder.signing.softkey import load_soft_key
+
+
+def open_signer(
+    ca: CAConfig, data_dir: Path, config_file: str, known_public_keys: Sequence[PublicKeyTypes] = ()
+) -> Signer:
+    """Open the key of ``ca.ocsp``; close it when done.
+
+    ``known_public_keys``: the certificate's, for a token that does not hold the public key. Raises ConfigError where
+    the operator must mend something, SignerUnavailable where the token is not there now or refused the PIN.
+    """
+    ocsp = ca.ocsp
+    table = f"ca[{ca.name}].ocsp"
+    if not ocsp.key.startswith("pkcs11:"):
+        passphrase = PinSource(
+            config_file, table, f"passphrase of {ocsp.key}", pin_file=ocsp.pin_file, pin_env=ocsp.pin_env
+        )
+        return load_soft_key(Path(ocsp.key), passphrase, config_file, f"{table}.key")
+    try:
+        uri = parse_pkcs11_uri(ocsp.key)
+    except ValueError as error:
+        raise ConfigError(config_file, f"{table}.key", str(error)) from error
+    pin = PinSource(
+        config_file,
+        table,
+        f"user PIN of {uri.describe_token()}",
+        pin_file=ocsp.pin_file,
+        pin_env=ocsp.pin_env,
+        extra=uri.pin_source,
+    )
+    # Imported late: a shop without an HSM needs no PKCS#11 library in its processes.
+    from responder.signing.hsm import open_hsm_key
+
+    return open_hsm_key(uri, pin, data_dir, config_file, f"{table}.key", known_public_keys)
+
+
+def secret_file_warnings(ca: CAConfig) -> list[str]:
+    """Say which key and PIN files others than their owner may read; no reason to refuse, since groups may be meant."""
+    files = [ca.ocsp.pin_file] if ca.ocsp.pin_file else []
+    if not ca.ocsp.key.startswith("pkcs11:"):
+        files.append(Path(ca.ocsp.key))
+    return [
+        f"{path} can be read by every user of this machine (mode {stat.S_IMODE(mode):04o})"
+        for path in files
+        if (mode := path.stat().st_mode) & stat.S_IROTH
+    ]

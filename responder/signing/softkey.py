@@ -1,0 +1,80 @@
+"""Keys in PEM files, through ``cryptography``. For shops without an HSM, and for the quickstart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+from responder.errors import ConfigError, InvariantBroken, SignerUnavailable
+from responder.signing.algorithms import HASHES, public_key_to_der, scheme_of
+from responder.signing.pins import PinSource
+
+
+class SoftKeySigner:
+    """A private key in this process's memory. See Signer."""
+
+    def __init__(self, private_key: PrivateKeyTypes) -> None:
+        """Raises ValueError, naming what is allowed, for a kind of key that may not sign."""
+        public_key = private_key.public_key()
+        self._scheme = scheme_of(public_key)
+        self._public_key_der = public_key_to_der(public_key)
+        self._sign_one: Callable[[bytes], bytes] | None = _sign_function(private_key, self._scheme.hash_name)
+
+    @property
+    def public_key_der(self) -> bytes:
+        """SubjectPublicKeyInfo DER."""
+        return self._public_key_der
+
+    @property
+    def signature_algorithm_der(self) -> bytes:
+        """AlgorithmIdentifier DER of its signatures."""
+        return self._scheme.algorithm_der
+
+    def sign(self, messages: Sequence[bytes]) -> list[bytes]:
+        """Sign each message; raises SignerUnavailable once closed."""
+        if self._sign_one is None:
+            raise SignerUnavailable("the key is closed")
+        return [self._sign_one(message) for message in messages]
+
+    def close(self) -> None:
+        """Let go of the key."""
+        self._sign_one = None
+
+
+def _sign_function(key: PrivateKeyTypes, hash_name: str) -> Callable[[bytes], bytes]:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign
+    algorithm = HASHES[hash_name]
+    if isinstance(key, rsa.RSAPrivateKey):
+        pkcs1 = padding.PKCS1v15()
+        return lambda message: key.sign(message, pkcs1, algorithm)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise InvariantBroken(f"no way to sign with {type(key).__name__}, which scheme_of let pass")
+    ecdsa = ec.ECDSA(algorithm)
+    return lambda message: key.sign(message, ecdsa)
+
+
+def load_soft_key(path: Path, passphrase: PinSource, config_file: str, config_key: str) -> SoftKeySigner:
+    """Read a private key from PEM, encrypted or not; raises ConfigError, one line, where it will not do.
+
+    ``passphrase`` is read only where the file is encrypted. ``config_key`` is the key that names the file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(config_file, config_key, f"cannot read {path}: {error.strerror}") from error
+    try:
+        try:
+            private_key = serialization.load_pem_private_key(data, None)
+        except TypeError:  # encrypted
+            private_key = serialization.load_pem_private_key(data, passphrase.read().encode())
+            # A wrong passphrase is a ValueError like any other that says the file cannot be read.
+        return SoftKeySigner(private_key)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(config_file, config_key, f"{path}: {reason}") from error

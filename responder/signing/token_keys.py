@@ -1,0 +1,75 @@
+"""How tokens spell public keys and signatures, turned into what the standards ask for.
+
+PKCS#11 v2.40 §2.1 (RSA), §2.3 (elliptic curves), v3.0 §2.3.5 (Edwards curves). Bytes in, bytes out: no token here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from asn1crypto import core
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+_CURVES: dict[str, ec.EllipticCurve] = {
+    "1.2.840.10045.3.1.7": ec.SECP256R1(),
+    "1.3.132.0.34": ec.SECP384R1(),
+    "1.3.132.0.35": ec.SECP521R1(),
+}
+_ED25519_PARAMS = (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519")  # by OID, or by name as in PKCS#11 v3.0
+
+# RFC 8017 §9.2 note 1: DER of DigestInfo up to the digest of SHA-256.
+DIGEST_INFO_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
+
+
+def rsa_public_key(modulus: bytes, public_exponent: bytes) -> PublicKeyTypes:
+    """Build a key from CKA_MODULUS and CKA_PUBLIC_EXPONENT; raises ValueError where they are no key."""
+    return rsa.RSAPublicNumbers(int.from_bytes(public_exponent, "big"), int.from_bytes(modulus, "big")).public_key()
+
+
+def ec_public_key(ec_params: bytes, ec_point: bytes) -> PublicKeyTypes:
+    """Build a key from CKA_EC_PARAMS and CKA_EC_POINT; raises ValueError for any other than a named NIST curve."""
+    try:
+        oid = core.ObjectIdentifier.load(ec_params, strict=True).native
+    except ValueError as error:
+        raise ValueError("its curve is not a named one (CKA_EC_PARAMS is no OBJECT IDENTIFIER)") from error
+    if oid not in _CURVES:
+        raise ValueError(f"its curve is {oid}; allowed: P-256, P-384, P-521")
+    return ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[oid], _point(ec_point, b"\x04"))
+
+
+def ed25519_public_key(ec_params: bytes, ec_point: bytes) -> PublicKeyTypes:
+    """Build a key from CKA_EC_PARAMS and CKA_EC_POINT; raises ValueError for any Edwards curve but Ed25519."""
+    if ec_params not in _ED25519_PARAMS:
+        raise ValueError(f"its Edwards curve is {ec_params.hex()}; allowed: Ed25519")
+    return ed25519.Ed25519PublicKey.from_public_bytes(ec_point if len(ec_point) == 32 else _point(ec_point, b""))
+
+
+def ecdsa_der(raw: bytes, coordinate_bytes: int) -> bytes:
+    """Turn a token's r‖s, each of ``coordinate_bytes``, into DER SEQUENCE{r, s} with minimal INTEGERs.
+
+    RFC 5758 §3.2, PKCS#11 v2.40 §2.3.1. Raises ValueError where the token returned something else; a zero is no
+    signature either (FIPS 186-5 §6.4.1).
+    """
+    if len(raw) != 2 * coordinate_bytes:
+        raise ValueError(f"the token returned {len(raw)} octets for r‖s, not {2 * coordinate_bytes}")
+    r = int.from_bytes(raw[:coordinate_bytes], "big")
+    s = int.from_bytes(raw[coordinate_bytes:], "big")
+    if r == 0 or s == 0:
+        raise ValueError("the token returned a signature with r or s of zero")
+    return encode_dss_signature(r, s)
+
+
+def digest_info_sha256(message: bytes) -> bytes:
+    """Return the DigestInfo that CKM_RSA_PKCS pads and signs (RFC 8017 §9.2)."""
+    return DIGEST_INFO_SHA256 + hashlib.sha256(message).digest()
+
+
+def _point(ec_point: bytes, first: bytes) -> bytes:
+    # PKCS#11 v2.40 §2.3.3: CKA_EC_POINT is the DER of an OCTET STRING; some tokens leave the wrapping out.
+    try:
+        wrapped = bytes(core.OctetString.load(ec_point, strict=True).native)
+    except ValueError:
+        return ec_point
+    return wrapped if wrapped.startswith(first) else ec_point
