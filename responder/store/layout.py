@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 LAYOUT_VERSION = 1
 PARTITIONS = 16
@@ -23,12 +24,22 @@ BUCKET_SPLIT_ABOVE = 256  # entries above which a bucket is split in two
 REVOKED_BITS = 12  # sub-hashes of the revoked index: fixed, so that they never need splitting
 HEADER_SLOTS = 16  # headers that one answers hash may hold: a packed answer names its own in four bits
 BITS_FIELD = b".bits"
-HEADER_FIELDS = tuple(f".{slot:x}".encode() for slot in range(HEADER_SLOTS))
+# X.690 §8.3.2: an INTEGER's first nine bits are never all zero, so no serial's contents octets begin with 00 2e, while
+# a bare ".0" would be the serial 11824. redis-cli shows these fields as "\x00.0" to "\x00.f".
+HEADER_FIELDS = tuple(f"\x00.{slot:x}".encode() for slot in range(HEADER_SLOTS))
 STORED_HASHES = ("sha1", "sha256")  # CertID hash algorithms whose answers are stored; others are signed live
+
+# What a journal entry may say happened (docs/redis-layout.md).
+JournalKind = Literal["new", "revoked", "released", "changed", "purged", "signed", "split", "override"]
+JOURNAL_MAXLEN = 10_000  # entries of a partition's journal, roughly: a follower this far behind forgets everything
+JOURNAL_SERIALS = 16  # serials that one entry names; above that it says "*"
+ALL = "*"  # every bucket of the CA in the partition, or every serial of the bucket
+BASE_MEMBER = ".base"  # member of a changed set: scored by the journal number that the last published base has seen
 
 # Scores of the due set below any real second: what must be signed before all routine work.
 DUE_REVOKED = 0
 DUE_ASKED_FOR = 1
+NEVER_DUE = float("inf")  # a bucket that holds nothing to sign; it stays in the set, which names every bucket
 
 
 def serial_hash(serial_octets: bytes) -> int:
@@ -66,7 +77,7 @@ class Layout:
         return f"{self.prefix}{{{bucket & 15:x}}}:status:{ca}:{bucket:x}"
 
     def answers(self, ca: str, bucket: int, hash_name: str) -> str:
-        """Hash: ``.0`` … ``.f`` -> header, serial's contents octets -> packed answer (fastpath.ocsp_response)."""
+        """Hash: ``HEADER_FIELDS`` -> header, serial's contents octets -> packed answer (fastpath.ocsp_response)."""
         return f"{self.prefix}{{{bucket & 15:x}}}:answers:{ca}:{bucket:x}:{hash_name}"
 
     def revoked(self, ca: str, hash_value: int) -> str:
@@ -74,7 +85,11 @@ class Layout:
         return f"{self.prefix}{{{hash_value & 15:x}}}:revoked:{ca}:{hash_value & ((1 << REVOKED_BITS) - 1):x}"
 
     def changed(self, ca: str, partition: int) -> str:
-        """Sorted set: serial in hex, scored by the journal number of its last change."""
+        """Sorted set: serial in hex, scored by the journal number of its last change.
+
+        Only serials whose revocation changed, and only from the moment a CRL base was published: the publisher first
+        puts ``BASE_MEMBER`` in, scored by the journal number at which it takes its cut.
+        """
         return f"{self.prefix}{{{partition:x}}}:changed:{ca}"
 
     def due(self, partition: int) -> str:
@@ -122,9 +137,7 @@ CA_AS_OF = "as_of"  # the source's state is known as of this second; absent unti
 CA_OVERRIDE = "override"  # copy of the override, for people; the partitions' own keys decide
 CA_LOADED = "loaded"  # rows of the last full pass
 CA_CURSOR = "cursor"  # the loader's own, opaque
-CA_SHA256_ASKED = (
-    "sha256_asked"  # when a SHA-256 CertID was last asked for: its answers are kept up while recent
-)
+CA_SHA256_ASKED = "sha256_asked"  # when a SHA-256 CertID was last asked for: its answers are kept up while recent
 
 # Fields of rc:signer:<id>; <id> = first 16 hex digits of SHA-256(responder certificate DER || template bytes).
 SIGNER_TEMPLATE = "template"  # fastpath.ocsp_response.ResponseTemplate bytes
