@@ -56,7 +56,7 @@ from fastpath.ocsp_response_write cimport (
 cdef enum:
     KEY_HASH_SIZE = 20  # SHA-1
     BY_KEY_SIZE = 4 + KEY_HASH_SIZE
-    MAX_NONCE_EXTN_VALUE = 131  # RFC 9654 §2.1: Nonce has up to 128 octets; and its own header
+    MAX_NONCE = 128  # RFC 9654 §2.1
 
     SLOT_BITS = 0x0F
     STATUS_SHIFT = 4
@@ -199,10 +199,9 @@ def encode_response_extension_nonce(bytes nonce_octets not None):
     reader.remaining = size
     # RFC 9654 §2.1: Nonce ::= OCTET STRING (SIZE (1..128)); what the requester chose is not signed without bounds.
     if (
-        size > MAX_NONCE_EXTN_VALUE
-        or der_read(&reader, TAG_OCTET_STRING, &nonce) != DER_OK
+        der_read(&reader, TAG_OCTET_STRING, &nonce) != DER_OK
         or der_finish(&reader) != DER_OK
-        or not 1 <= nonce.remaining <= 128
+        or not 1 <= nonce.remaining <= MAX_NONCE
     ):
         raise ValueError("nonce_octets must be the DER of a Nonce, an OCTET STRING of 1 to 128 octets")
     cdef Py_ssize_t contents = PyBytes_GET_SIZE(ID_PKIX_OCSP_NONCE) + der_size(size)
