@@ -12,6 +12,18 @@ from prometheus_client import Counter, Gauge, Histogram
 QUERIES = Counter("revocast_queries_total", "OCSP queries by outcome.", ["outcome"])
 UNAUTHORIZED = Counter("revocast_unauthorized_total", "Queries answered unauthorized, by reason.", ["reason"])
 ANSWERS = Counter("revocast_answers_total", "Successful answers by the source they came from.", ["source"])
+TRY_LATER = Counter("revocast_try_later_total", "Queries answered tryLater, by reason.", ["reason"])
+JOURNAL_LAG = Gauge(
+    "revocast_journal_lag_seconds",
+    "Seconds since a worker last saw the journal to its end; the worst worker's.",
+    multiprocess_mode="livemax",
+)
+MISSES_IN_FLIGHT = Gauge(
+    "revocast_misses_in_flight", "CertIDs that the workers are reading from Redis.", multiprocess_mode="livesum"
+)
+LIVE_QUESTIONS = Counter(
+    "revocast_live_questions_total", "Questions to the presigner: asked, timeout, refused at once.", ["event"]
+)
 
 # --- sources of statuses (follow) ---
 SOURCE_AS_OF = Gauge(
@@ -35,11 +47,37 @@ BATCH_SECONDS = Histogram(
     "Time from claiming a bucket to its answers being stored.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
+NOT_SIGNED = Counter(
+    "revocast_not_signed_total",
+    "Answers that could not be signed, by CA and reason: source_too_old, signer_ended.",
+    ["ca", "reason"],
+)
+DUE_BUCKETS = Gauge(
+    "revocast_due_buckets",
+    "Buckets that wait to be signed, by urgency: urgent, routine.",
+    ["urgency"],
+    multiprocess_mode="mostrecent",
+)
+SOONEST_NEXT_UPDATE = Gauge(
+    "revocast_soonest_next_update_seconds",
+    "POSIX second at which the first of a CA's stored answers runs out.",
+    ["ca"],
+    multiprocess_mode="mostrecent",
+)
+CLOCK_AGREES = Gauge(
+    "revocast_clock_agrees", "1 while the presigner's clock agrees with Redis's, else 0.", multiprocess_mode="min"
+)
+LIVE_QUEUE = Gauge(
+    "revocast_live_queue", "Questions of the workers that wait to be signed.", multiprocess_mode="livesum"
+)
+LIVE_REPLIES = Counter(
+    "revocast_live_replies_total",
+    "Workers' questions by how they ended: answer, try_later, unauthorized, too_old, malformed.",
+    ["outcome"],
+)
 
 # --- connections (HTTP workers) ---
-HTTP_CONNECTIONS = Gauge(
-    "revocast_http_connections", "Client connections open now.", multiprocess_mode="livesum"
-)
+HTTP_CONNECTIONS = Gauge("revocast_http_connections", "Client connections open now.", multiprocess_mode="livesum")
 HTTP_CONNECTIONS_REFUSED = Counter(
     "revocast_http_connections_refused_total", "Connections closed at once, by the limit reached.", ["limit"]
 )

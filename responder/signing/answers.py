@@ -149,7 +149,7 @@ class Moment:
             else:
                 cert_status, revoked_at = CertStatus.REVOKED, status.revoked_at
                 if status.reason in _SHOWN_REASONS:
-                    reason = int(status.reason)  # type: ignore[arg-type]  # None is not among the shown ones
+                    reason = int(status.reason)
         this_update = self.as_of
         first_hand = cert_status is CertStatus.REVOKED and (status.by_operator or status is self._override)
         if first_hand and not (self._as_of_is_young and self.as_of >= revoked_at):

@@ -15,6 +15,9 @@ from responder.signing.answers import Moment, Wanted
 from responder.store.layout import HEADER_SLOTS, NEVER_DUE
 from responder.store.values import AnswerBucket
 
+# A header's slot is not given to another this long after its signing, though no answer may name it: another presigner may
+# be about to add one under the very same header, which a comparison of contents cannot tell from nobody.
+SLOT_RESERVED_S = 60
 ALONE_SLOTS = 4  # a bucket whose answers want more headers than are free, or than this, is signed afresh
 
 
@@ -91,7 +94,8 @@ def plan_bucket(
     if not missing and not stale:
         return _finished(moment, stored, [], kept, unsigned, spread, afresh=False)
     alone = _grouped(moment, wanted, [*missing, *stale], HEADER_SLOTS)
-    free = [slot for slot in range(HEADER_SLOTS) if slot not in stored.used]
+    reserved = {slot for slot, header in stored.headers.items() if header.produced_at > moment.now - SLOT_RESERVED_S}
+    free = [slot for slot in range(HEADER_SLOTS) if slot not in stored.used | reserved]
     # With everything missing or half of it stale, one header for all is the better deal.
     keeps_most = only is not None or len(stored.slots) > 2 * len(stale)
     if keeps_most and (slots := _free_slots(moment, stored, alone, free)) is not None:
@@ -194,3 +198,17 @@ def _finished(
     if unsigned:
         next_due = min(next_due, moment.recheck_at())
     return Plan(groups, afresh, next_due, min((header.next_update for header in headers), default=None), unsigned)
+
+
+def free_slot(seen: AnswerBucket, header: AnswerHeader) -> int | None:
+    """Find a slot for one more header in an answers hash: one that holds the very same, else one that nothing uses."""
+    used = {packed[0] & (HEADER_SLOTS - 1) for packed in seen.answers.values()}
+    for slot, data in seen.headers.items():
+        if data == header.to_bytes():
+            return slot
+        try:
+            if AnswerHeader.from_bytes(data).produced_at > header.produced_at - SLOT_RESERVED_S:
+                used.add(slot)
+        except ValueError:
+            continue
+    return next((slot for slot in range(HEADER_SLOTS) if slot not in used), None)

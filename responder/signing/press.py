@@ -65,7 +65,7 @@ class Press:
         except SignerUnavailable as error:
             self._not_before = self._clock.monotonic() + self._backoff_s
             self._backoff_s = min(2 * self._backoff_s, BACKOFF_MOST_S)
-            log.error("signer_unavailable", ca=self._ca, reason=str(error))  # noqa: TRY400 - one line, no traceback
+            log.error("signer_unavailable", ca=self._ca, reason=str(error))
             raise
         self._backoff_s = BACKOFF_FIRST_S
         return signatures

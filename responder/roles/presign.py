@@ -1,0 +1,116 @@
+"""The presigning role: keeps answers in date, and answers the workers' live questions, in one process and one thread.
+
+The keys are here and in no process that faces the network. Started by the supervisor (``revocast run | presign``), which
+starts it again when it ends, also on SIGHUP with the changed configuration. ``presign_all`` is the quickstart's.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Event
+from types import FrameType
+
+from responder.cli.operate import ConfigFile
+from responder.clock import Clock, SystemClock
+from responder.config import Config, load_config
+from responder.errors import StoreUnavailable
+from responder.issuers import Issuers
+from responder.log import configure_logging, get_logger
+from responder.roles.child import announce_ready
+from responder.signing.clock_guard import ClockGuard
+from responder.signing.delegation import ResponseSigner, open_response_signer
+from responder.signing.live import LiveSigner
+from responder.signing.presigner import Presigner
+from responder.store.redis_store import Store
+
+log = get_logger(__name__)
+
+IDLE_BLOCK_MS = 50  # how long to wait for questions when nothing is due; a revocation waits no longer either
+STORE_RETRY_S = 0.5
+
+
+class _Stopped(Exception):
+    """SIGTERM came while a bucket was being signed."""
+
+
+def presign(config: ConfigFile) -> None:
+    """Sign answers until SIGTERM; raises ConfigError or SignerUnavailable before the first."""
+    settings = load_config(config)
+    configure_logging("presign", settings.log.level, settings.log.format)
+    stop = Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    clock = SystemClock()
+    with (
+        opened_signers(settings, str(config), clock) as (issuers, signers),
+        Store.connect(settings, "presign") as store,
+    ):
+        while not stop.is_set():
+            try:
+                _sign(store, issuers, signers, clock, stop)
+            except StoreUnavailable as error:
+                log.warning("store_unavailable", error=str(error))
+                stop.wait(STORE_RETRY_S)
+    log.info("stopped")
+
+
+def _sign(store: Store, issuers: Issuers, signers: dict[str, ResponseSigner], clock: Clock, stop: Event) -> None:
+    """Sign until ``stop``; raises StoreUnavailable."""
+
+    def between() -> None:
+        if stop.is_set():
+            raise _Stopped
+        live.poll()
+
+    guard = ClockGuard(clock, store.time)
+    presigner = Presigner(store, issuers, signers, clock, guard=guard, between=between)
+    live = LiveSigner(store, presigner.desks, clock, guard)
+    announce_ready()
+    log.info("signing", cas=sorted(desk.issuer.name for desk in presigner.desks.values()))
+    try:
+        while not stop.is_set():
+            made = presigner.run_once()
+            live.poll(None if made else IDLE_BLOCK_MS)
+    except _Stopped:
+        return
+
+
+def presign_all(config_file: Path, progress: Callable[[int], object] = lambda _: None) -> int:
+    """Sign whatever is due and return how many signatures that took; ``progress`` hears of them as they are made.
+
+    Raises ConfigError, SignerUnavailable, StoreUnavailable, and OperatorError where the clock is wrong.
+    """
+    settings = load_config(config_file)
+    clock = SystemClock()
+    with (
+        opened_signers(settings, str(config_file), clock) as (issuers, signers),
+        Store.connect(settings, "presign") as store,
+    ):
+        return Presigner(store, issuers, signers, clock).run_until_idle(progress)
+
+
+@contextmanager
+def opened_signers(
+    config: Config, config_file: str, clock: Clock
+) -> Iterator[tuple[Issuers, dict[str, ResponseSigner]]]:
+    """Open every CA's signer, by the CA's id in the store; closes them all at the end.
+
+    Raises ConfigError or SignerUnavailable, one line, for the first that will not do.
+    """
+    issuers = Issuers.from_config(config, config_file)
+    with ExitStack() as opened:
+        signers: dict[str, ResponseSigner] = {}
+        for issuer in issuers:
+            signer = open_response_signer(issuer.config, issuer, config.data_dir, clock.now(), config_file)
+            opened.callback(signer.close)
+            signers[issuer.id] = signer
+            for warning in signer.warnings:
+                log.warning("signer_warning", ca=issuer.name, text=warning)
+        yield issuers, signers

@@ -1,0 +1,356 @@
+"""Signs answers before they are asked for: what is due, in which order, and into the store.
+
+A claim moves a bucket's due time forward, so that presigners share the work and a claim that dies comes due again. What
+is to be signed is decided in planning.py and answers.py; statuses are only read here. Every answer is stored only where
+the status that was signed still stands. Called by the presigning role and by the quickstart; one thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fastpath.ocsp_response import encode_cert_id, encode_single_response, pack_answer
+from responder import metrics
+from responder.clock import Clock
+from responder.errors import CommitConflict, OperatorError, SignerUnavailable, StoreUnavailable
+from responder.issuers import Issuer, Issuers
+from responder.log import get_logger
+from responder.signing.answers import CLOCK_TOLERANCE_S, NO_TIME, Moment, Terms, Wanted, spread_of
+from responder.signing.clock_guard import ClockGuard
+from responder.signing.delegation import ResponseSigner
+from responder.signing.planning import Group, Plan, plan_bucket
+from responder.signing.press import Press
+from responder.store.layout import BUCKET_TARGET, DUE_ASKED_FOR, DUE_REVOKED, PARTITIONS
+from responder.store.redis_store import Store
+from responder.store.values import AnswerBucket, CAInfo, Claim, SignedAnswer, StatusBucket
+
+log = get_logger(__name__)
+
+LEASE_S = 30.0  # after which a claim that nobody finished is due again
+CLAIM_SIGNING_S = 0.25  # signing that one round of claims is worth: a revocation waits no longer than that
+MOST_CLAIMS = 16
+NOT_LOADED_RECHECK_S = 1.0  # a bucket of a CA whose first load is under way
+FOREIGN_RECHECK_S = 5.0  # a bucket of a CA that this configuration does not have; another presigner may
+SIGNER_RECHECK_S = 5.0
+STORE_FULL = 0.85  # of maxmemory: above it only revocations are signed, so that they always fit
+LOOK_AROUND_S = 5.0  # between looks at memory and figures
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """One CA's issuer, terms and key. The live signing role signs at the same desks."""
+
+    issuer: Issuer
+    terms: Terms
+    signer: ResponseSigner
+    press: Press
+
+    def message(self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]) -> bytes:
+        """Encode what is signed for one serial; ``times``: thisUpdate, nextUpdate, producedAt, archiveCutoff or -1."""
+        single = self.single_response(hash_name, serial_octets, wanted, times)
+        return self.signer.template.tbs_response_data((single,), times[2])
+
+    def single_response(
+        self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]
+    ) -> bytes:
+        """Encode a SingleResponse; arguments as of ``message``."""
+        issuer = self.issuer
+        return encode_single_response(
+            encode_cert_id(hash_name, issuer.name_hashes[hash_name], issuer.key_hashes[hash_name], serial_octets),
+            wanted.cert_status,
+            wanted.revoked_at,
+            wanted.reason,
+            times[0],
+            times[1],
+            times[3] if wanted.has_archive_cutoff else NO_TIME,
+        )
+
+    def moment(self, now: float, info: CAInfo) -> Moment | None:
+        """Return the rules that hold now; None: nothing may be signed for this CA."""
+        if info.as_of is None:
+            return None
+        if info.as_of > now + CLOCK_TOLERANCE_S:
+            # RFC 9919 §5: somebody's clock is wrong; what would be signed now is dated before the source was read.
+            log.error("source_is_ahead_of_clock", ca=self.issuer.name, as_of=info.as_of, now=int(now))
+            return None
+        signer = self.signer
+        return Moment(self.terms, int(now), info.as_of, signer.latest_next_update, signer.signer_id, info.override)
+
+
+def open_desks(store: Store, issuers: Issuers, signers: Mapping[str, ResponseSigner], clock: Clock) -> dict[str, Desk]:
+    """Set up a desk for each CA that has a signer (``signers`` by the CA's id in the store).
+
+    Stores what workers need to put their answers together: that has to be there before the first answer.
+    """
+    desks: dict[str, Desk] = {}
+    for issuer in issuers:
+        signer = signers.get(issuer.id)
+        if signer is None:
+            continue
+        store.put_signer(signer.signer_id, signer.template.to_bytes(), signer.certificate_der or issuer.certificate_der)
+        metrics.SIGNER_NOT_AFTER.labels(issuer.name).set(signer.not_after)
+        desks[issuer.id] = Desk(issuer, Terms.of(issuer), signer, Press(issuer.name, signer.signer, clock))
+    return desks
+
+
+class Presigner:
+    """Keeps every answer of the desks' CAs in date."""
+
+    def __init__(
+        self,
+        store: Store,
+        issuers: Issuers,
+        signers: Mapping[str, ResponseSigner],
+        clock: Clock,
+        *,
+        guard: ClockGuard | None = None,
+        between: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Set up a desk for each CA that has a signer; ``signers`` by the CA's id in the store (``Issuer.id``).
+
+        ``guard``: by default the clock is compared with Redis TIME. ``between`` is called between slices of signing; what
+        it raises goes through, and the claims are given back. Raises StoreUnavailable.
+        """
+        self._store = store
+        self.desks = open_desks(store, issuers, signers, clock)
+        self._clock = clock
+        self._guard = guard or ClockGuard(clock, store.time)
+        self._between = between
+        self._last_refusal: SignerUnavailable | None = None
+        self._claimed = 0
+        self._looked_around = float("-inf")
+        self._store_is_full = False
+        # CA → bucket → soonest nextUpdate, of the buckets that this presigner has seen.
+        self._next_updates: dict[str, dict[int, int]] = {ca: {} for ca in self.desks}
+
+    def pending(self) -> int:
+        """Return how many buckets are due now."""
+        return self._store.due_counts(self._clock.now())[0]
+
+    def run_until_idle(self, progress: Callable[[int], object] = lambda _: None) -> int:
+        """Sign until nothing is due; ``progress`` hears how many signatures were made so far. Returns that number.
+
+        Raises SignerUnavailable where a key failed, and OperatorError where the clock is wrong.
+        """
+        made = 0
+        while True:
+            if not self._guard.agrees():
+                raise OperatorError(
+                    f"this machine's clock is {self._guard.ahead_s:+.1f} s from Redis's: nothing is signed"
+                )
+            made += self.run_once()
+            progress(made)
+            if self._last_refusal is not None:
+                raise self._last_refusal
+            if self._claimed == 0 and self.pending() == 0:
+                return made
+
+    def run_once(self) -> int:
+        """Claim some due buckets, the most urgent ones, and sign what they need; returns the signatures made.
+
+        Raises StoreUnavailable; what was claimed then comes due again.
+        """
+        self._last_refusal = None
+        self._claimed = 0
+        if not self._guard.agrees():
+            return 0
+        self._look_around()
+        open_claims = self._claim()
+        self._claimed = len(open_claims)
+        made = 0
+        try:
+            # Neighbours of one CA together, and never a later claim before a more urgent one.
+            for ca, group in itertools.groupby(list(open_claims), key=lambda claim: claim.ca):
+                made += self._sign_claims(ca, list(group), open_claims)
+        finally:
+            self._give_back(open_claims)
+        return made
+
+    def _claim(self) -> list[Claim]:
+        slowest = max((desk.press.seconds_each for desk in self.desks.values()), default=0.0)
+        limit = max(1, min(MOST_CLAIMS, int(CLAIM_SIGNING_S / (BUCKET_TARGET * max(slowest, 1e-6)))))
+        now = self._clock.now()
+        due_at, lease_s = now, LEASE_S
+        if self._store_is_full:
+            due_at, lease_s = float(DUE_REVOKED), now + LEASE_S - DUE_REVOKED
+        return self._store.claim_due(range(PARTITIONS), due_at, lease_s, limit)
+
+    def _give_back(self, claims: Iterable[Claim]) -> None:
+        try:
+            for claim in claims:
+                self._store.finish_claim(claim, claim.score)
+        except StoreUnavailable as error:
+            log.warning("claims_not_given_back", error=str(error), due_again_in_s=LEASE_S)
+
+    def _sign_claims(self, ca: str, claims: Sequence[Claim], open_claims: list[Claim]) -> int:
+        """Sign neighbouring claims of one CA, and take each that is finished out of ``open_claims``."""
+
+        def finish(claim: Claim, next_due: float) -> None:
+            self._store.finish_claim(claim, next_due)
+            open_claims.remove(claim)
+
+        now = self._clock.now()
+        desk = self.desks.get(ca)
+        if desk is None:
+            for claim in claims:
+                finish(claim, now + FOREIGN_RECHECK_S)
+            return 0
+        # Promise 2: as_of before the statuses, which are then at least that new.
+        info = self._store.ca_info(ca)
+        if info is None or desk.moment(now, info) is None:
+            for claim in claims:
+                finish(claim, now + NOT_LOADED_RECHECK_S)
+            return 0
+        made = 0
+        for claim, bucket in zip(claims, self._read(ca, claims), strict=True):
+            if bucket is None:
+                finish(claim, now + SIGNER_RECHECK_S)
+                continue
+            with metrics.BATCH_SECONDS.time():
+                try:
+                    count, next_due = self._sign_bucket(desk, info, claim, bucket)
+                    made += count
+                except SignerUnavailable as error:
+                    self._last_refusal = error
+                    next_due = self._clock.now() + SIGNER_RECHECK_S
+                except CommitConflict:
+                    # Another presigner's lease ran out, or the CA's override changed: read again at once.
+                    next_due = claim.score
+            finish(claim, next_due)
+        return made
+
+    def _read(self, ca: str, claims: Sequence[Claim]) -> list[StatusBucket | None]:
+        try:
+            return list(self._store.read_status_buckets(ca, [claim.bucket for claim in claims]))
+        except StoreUnavailable:
+            found: list[StatusBucket | None] = []
+            for claim in claims:  # one of them may be lost; then the others are signed all the same
+                try:
+                    found.append(self._store.read_status_bucket(ca, claim.bucket))
+                except StoreUnavailable as error:
+                    log.error("bucket_is_missing", ca=ca, bucket=f"{claim.bucket:x}", error=str(error))
+                    found.append(None)
+            if not any(found):
+                raise
+            return found
+
+    def _sign_bucket(self, desk: Desk, info: CAInfo, claim: Claim, bucket: StatusBucket) -> tuple[int, float]:
+        """Sign what one bucket needs; returns the signatures made and when the bucket is due again."""
+        now = self._clock.now()
+        moment = desk.moment(now, info)
+        if moment is None:
+            return 0, now + NOT_LOADED_RECHECK_S
+        urgent = claim.score <= DUE_ASKED_FOR
+        wanted = self._wanted(desk, moment, bucket)
+        spread = spread_of(claim.ca, claim.bucket)
+        seen = self._store.read_answer_bucket(claim.ca, claim.bucket, "sha1")
+        plan = plan_bucket(moment, wanted, seen, spread)
+        made = self._carry_out(desk, moment, bucket, "sha1", plan, wanted, seen, urgent=urgent)
+        next_due = plan.next_due
+        self._note(desk, claim.bucket, plan, moment)
+        if info.sha256_asked is not None and now - info.sha256_asked < desk.terms.validity:
+            # A revocation's sake is what changed; the rest of a bucket whose SHA-256 answers are not all there can wait.
+            changed = frozenset(serial for group in plan.groups for serial in group.serials) if urgent else None
+            seen = self._store.read_answer_bucket(claim.ca, claim.bucket, "sha256")
+            second = plan_bucket(moment, wanted, seen, spread, changed)
+            made += self._carry_out(desk, moment, bucket, "sha256", second, wanted, seen, urgent=urgent)
+            if changed is None:
+                next_due = min(next_due, second.next_due)
+        return made, next_due
+
+    def _wanted(self, desk: Desk, moment: Moment, bucket: StatusBucket) -> dict[bytes, Wanted]:
+        wanted: dict[bytes, Wanted] = {}
+        for serial, text in bucket.entries.items():
+            try:
+                want = moment.wanted(text)
+            except ValueError as error:
+                log.error("status_not_understood", ca=desk.issuer.name, serial_number=serial.hex(), error=str(error))
+                continue
+            if want is not None:
+                wanted[serial] = want
+        return wanted
+
+    def _carry_out(
+        self,
+        desk: Desk,
+        moment: Moment,
+        bucket: StatusBucket,
+        hash_name: str,
+        plan: Plan,
+        wanted: Mapping[bytes, Wanted],
+        seen: AnswerBucket,
+        *,
+        urgent: bool,
+    ) -> int:
+        """Sign and store a plan, group by group; returns the signatures made."""
+        made = 0
+        replace = plan.afresh
+        for group in plan.groups:
+            signatures = desk.press.sign(
+                _messages(desk, hash_name, group, wanted), "urgent" if urgent else "routine", self._between
+            )
+            made += len(signatures)
+            header_der = group.header.to_bytes()
+            answers = [
+                SignedAnswer(serial, bucket.entries[serial], _packed(group.slot, wanted[serial], signature))
+                for serial, signature in zip(group.serials, signatures, strict=True)
+            ]
+            self._store.put_answers(
+                desk.issuer.id,
+                bucket.bucket,
+                hash_name,
+                group.slot,
+                header_der,
+                answers,
+                seen=seen,
+                override=moment.override,
+                replace=replace,
+            )
+            seen = AnswerBucket({} if replace else dict(seen.headers))
+            seen.headers[group.slot] = header_der
+            replace = False
+        return made
+
+    # --- figures ----------------------------------------------------------------------------------------------------
+
+    def _note(self, desk: Desk, bucket: int, plan: Plan, moment: Moment) -> None:
+        known = self._next_updates[desk.issuer.id]
+        if plan.next_update is None:
+            known.pop(bucket, None)
+        else:
+            known[bucket] = plan.next_update
+        if plan.unsigned:
+            reason = "signer_ended" if moment.latest_next_update <= moment.now else "source_too_old"
+            metrics.NOT_SIGNED.labels(desk.issuer.name, reason).inc(plan.unsigned)
+            log.error("answers_not_signed", ca=desk.issuer.name, reason=reason, count=plan.unsigned)
+
+    def _look_around(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._looked_around < LOOK_AROUND_S:
+            return
+        self._looked_around = now
+        fraction = self._store.memory_fraction()
+        if (fraction > STORE_FULL) is not self._store_is_full:
+            self._store_is_full = fraction > STORE_FULL
+            if self._store_is_full:
+                log.error("store_is_full", used=round(fraction, 3), consequence="only revocations are signed")
+            else:
+                log.info("store_has_room_again", used=round(fraction, 3))
+        due, urgent = self._store.due_counts(self._clock.now())
+        metrics.DUE_BUCKETS.labels("routine").set(due - urgent)
+        metrics.DUE_BUCKETS.labels("urgent").set(urgent)
+        for ca, known in self._next_updates.items():
+            if known:
+                metrics.SOONEST_NEXT_UPDATE.labels(self.desks[ca].issuer.name).set(min(known.values()))
+
+
+def _messages(desk: Desk, hash_name: str, group: Group, wanted: Mapping[bytes, Wanted]) -> list[bytes]:
+    header = group.header
+    times = (header.this_update, header.next_update, header.produced_at, header.archive_cutoff)
+    return [desk.message(hash_name, serial, wanted[serial], times) for serial in group.serials]
+
+
+def _packed(slot: int, wanted: Wanted, signature: bytes) -> bytes:
+    return pack_answer(slot, wanted.cert_status, wanted.revoked_at, wanted.reason, wanted.has_archive_cutoff, signature)
