@@ -5,4 +5,6 @@ from __future__ import annotations
 import importlib.util
 
 # Each offers its fixtures under the names that its docstring tells.
-pytest_plugins = [name for name in ("tests.pki", "tests.redis_fixture", "tests.softhsm") if importlib.util.find_spec(name)]
+pytest_plugins = [
+    name for name in ("tests.pki", "tests.redis_fixture", "tests.softhsm") if importlib.util.find_spec(name)
+]

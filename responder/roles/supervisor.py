@@ -126,13 +126,13 @@ class Supervisor:
         """Start a role again whenever it ends, until it is no longer wanted."""
         loop = asyncio.get_running_loop()
         backoff = BACKOFF_FIRST_S
-        while role.wanted:
+        while not self._retired(role):
             started = loop.time()
             await self._start(role)
             assert role.process is not None  # noqa: S101 - _start sets it
             code = await role.process.wait()
             multiprocess.mark_process_dead(role.process.pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
-            if not role.wanted:
+            if self._retired(role):
                 return
             if loop.time() - started > STEADY_AFTER_S:
                 backoff = BACKOFF_FIRST_S
@@ -140,6 +140,9 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(backoff * 2, BACKOFF_MOST_S)
+
+    def _retired(self, role: Role) -> bool:
+        return not role.wanted
 
     async def _start(self, role: Role, ready_fd: int | None = None) -> None:
         environment = dict(os.environ)
@@ -282,7 +285,9 @@ class Supervisor:
                 roles.append(Role(f"worker-{slot}", arguments, fds))
         assert self._admin_socket is not None  # noqa: S101 - _open_sockets sets it
         admin_fd = self._admin_socket.fileno()
-        public = ",".join(self._bound(address) for address in config.http.listen) if "worker" in self._role_names else ""
+        public = (
+            ",".join(self._bound(address) for address in config.http.listen) if "worker" in self._role_names else ""
+        )
         roles.append(Role("admin", ("admin", "--fd", str(admin_fd), "--public", public), (admin_fd,)))
         return roles
 

@@ -1,0 +1,86 @@
+"""``revocast check``: a table of what is right and what is not, before anything is served."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from responder.cli.operate import ConfigFile
+from responder.clock import SystemClock, format_utc
+from responder.config import Config, load_config
+from responder.errors import RevocastError
+from responder.issuers import Issuers
+from responder.signing.delegation import open_response_signer
+from responder.store.embedded import connect_or_start, find_server
+from responder.store.redis_store import Finding, Store, acl_lines
+
+MAX_CLOCK_DIFFERENCE_S = 2.0  # past it the presigner signs nothing
+STYLES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "bold red"}
+
+
+def check(config: ConfigFile) -> None:
+    """Check configuration, keys, certificates, Redis and clock; exit code 1 if anything is wrong."""
+    settings = load_config(config)
+    findings = [Finding("ok", "configuration", str(config))]
+    findings += _signers(settings, str(config))
+    findings += _store(settings)
+    table = Table("", "what", "found", show_lines=False)
+    for finding in findings:
+        table.add_row(f"[{STYLES[finding.level]}]{finding.level}[/]", escape(finding.subject), escape(finding.text))
+    console = Console()
+    console.print(table)
+    if settings.redis is not None:
+        version = _version(settings)
+        print("\nLeast rights in Redis, a user for each role (put a password of your own into each line):\n")
+        for line in acl_lines(settings.prefix, version):
+            print(line)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _signers(settings: Config, config_file: str) -> list[Finding]:
+    """Open every key, and have it sign."""
+    findings: list[Finding] = []
+    now = SystemClock().now()
+    for issuer in Issuers.from_config(settings, config_file):
+        subject = f"signer of {issuer.name}"
+        try:
+            signer = open_response_signer(issuer.config, issuer, settings.data_dir, now, config_file)
+        except RevocastError as error:
+            findings.append(Finding("error", subject, str(error)))
+            continue
+        findings.append(Finding("ok", subject, f"signs; its certificate ends {format_utc(signer.not_after)}"))
+        findings += [Finding("warning", subject, warning) for warning in signer.warnings]
+        signer.signer.close()
+    return findings
+
+
+def _store(settings: Config) -> list[Finding]:
+    """Look at Redis, and compare clocks."""
+    try:
+        if settings.redis is None:
+            binary, version = find_server()
+            with connect_or_start(settings.data_dir), Store.connect(settings, "follow") as store:
+                found = Finding("ok", "embedded redis", f"{binary} {version[0]}.{version[1]}")
+                return [found, *_findings(store)]
+        with Store.connect(settings, "follow") as store:
+            return _findings(store)
+    except RevocastError as error:
+        return [Finding("error", "redis", str(error))]
+
+
+def _findings(store: Store) -> list[Finding]:
+    difference = SystemClock().now() - store.time()
+    level = "ok" if abs(difference) <= MAX_CLOCK_DIFFERENCE_S else "error"
+    return [*store.check(), Finding(level, "clock", f"{difference:+.1f} s from Redis")]  # type: ignore[arg-type]
+
+
+def _version(settings: Config) -> tuple[int, ...]:
+    """Return the server's version, or the newest known where it cannot be asked."""
+    try:
+        with Store.connect(settings, "follow") as store:
+            return store.version()
+    except RevocastError:
+        return (7, 0)
