@@ -17,6 +17,7 @@ from responder.config import Config
 from responder.errors import CommitConflict, StoreUnavailable
 from responder.store import layout, link, scripts, target, values
 from responder.store.acl import acl_lines
+from responder.store.edge_store import EdgeStore, JournalReading, Reading
 from responder.store.fitness import check
 from responder.store.layout import Layout, bucket_number, serial_hash
 from responder.store.link import Command, Link
@@ -48,10 +49,13 @@ __all__ = [
     "Claim",
     "Commit",
     "Committed",
+    "EdgeStore",
     "Finding",
     "JournalEntry",
+    "JournalReading",
     "Located",
     "NewBucket",
+    "Reading",
     "SignedAnswer",
     "SignerRecord",
     "StatusBucket",
@@ -389,6 +393,11 @@ class Store:
         due, member = self.layout.due(layout.partition_of(bucket)), layout.due_member(ca, bucket)
         self._link.call("ZADD", due, "XX", "LT", _score(at), member)
 
+    def due_at(self, ca: str, bucket: int) -> float | None:
+        """Return a bucket's score in the due set; None: it is not there."""
+        score = self._link.call("ZSCORE", self.layout.due(layout.partition_of(bucket)), layout.due_member(ca, bucket))
+        return None if score is None else float(score)
+
     def due_counts(self, now: float) -> tuple[int, int]:
         """Return how many buckets are due at ``now``, and how many of these for a revocation."""
         due = self._read([("ZCOUNT", self.layout.due(p), "-inf", _score(now)) for p in PARTITIONS])
@@ -494,6 +503,11 @@ class Store:
     def run_id(self) -> str:
         """Return the id of the server's run: another one means a restart or a failover."""
         return values.info_fields(self._link.call("INFO", "server"))["run_id"]
+
+    def version(self) -> tuple[int, int]:
+        """Return the server's major and minor version."""
+        major, minor = values.info_fields(self._link.call("INFO", "server"))["redis_version"].split(".")[:2]
+        return int(major), int(minor)
 
     def memory_fraction(self) -> float:
         """Return used memory as a fraction of maxmemory; 0 where there is no bound."""

@@ -1,0 +1,225 @@
+"""The store as an HTTP worker sees it: asynchronous, read only but for its questions to the presigner.
+
+One connection for reads, whose requests never block it, and one that waits for the presigner's replies. Whatever cannot
+be answered is StoreUnavailable: "cannot know", which is never "not issued" and never "good". Called by responder.ocsp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import hiredis
+
+from fastpath.ocsp_response import AnswerHeader, unpack_answer
+from responder.config import Config
+from responder.errors import StoreUnavailable
+from responder.store import layout, values
+from responder.store.edge_link import Command, EdgeLink
+from responder.store.layout import bucket_number, serial_hash
+from responder.store.target import Target, target_of
+from responder.store.values import CAInfo, JournalEntry, SignerRecord
+
+ASK_MAXLEN = 10_000  # entries of the stream of questions; the presigner passes over old ones anyway
+REPLIES_BLOCK_MS = 500  # how long a read of replies waits for one
+REPLIES_COUNT = 100
+MAX_TRIES = 2 * layout.MAX_BITS  # steps up and down through a CA's bits while its buckets are being split
+MAX_HEADERS = 10_000  # parsed headers remembered; those of a bucket are asked for with each of its answers
+
+PARTITIONS = range(layout.PARTITIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What Redis holds for one CertID.
+
+    ``status_text`` None: its bucket is there, and it is not in it. ``packed`` and ``header`` are None where no answer
+    is ready. The status was read before the answer, which hence is never older than it.
+    """
+
+    status_text: str | None
+    header: AnswerHeader | None = None
+    packed: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalReading:
+    """New entries of the journals; ``run_id`` and ``ends`` only where they were looked at."""
+
+    entries: list[JournalEntry]
+    run_id: str | None = None
+    ends: dict[int, int] = field(default_factory=dict)
+
+
+class _Lookup:
+    """One CertID being looked up: ``bits`` and ``slot`` are guesses until a reply confirms them."""
+
+    __slots__ = ("at", "bits", "ca", "hash_name", "hash_value", "serial", "slot", "tries")
+
+    def __init__(self, at: int, ca: str, hash_name: str, serial: bytes, bits: int) -> None:
+        self.at = at
+        self.ca = ca
+        self.hash_name = hash_name
+        self.serial = serial
+        self.hash_value = serial_hash(serial)
+        self.bits = bits
+        self.slot = 0
+        self.tries = 0
+
+
+class EdgeStore:
+    """One worker's sight of Redis. One event loop's thread only."""
+
+    def __init__(self, target: Target) -> None:
+        self.layout = target.layout
+        self._link = EdgeLink(target)
+        self._replies = EdgeLink(target)
+        self._bits: dict[str, int] = {}  # by CA: the deepest bucket seen
+        self._headers: dict[bytes, AnswerHeader] = {}
+
+    @classmethod
+    def connect(cls, config: Config) -> Self:
+        """Return the worker's store; it connects when it is first used, and again whenever that was lost."""
+        return cls(target_of(config, "serve"))
+
+    async def close(self) -> None:
+        """End the connections."""
+        await asyncio.gather(self._link.close(), self._replies.close())
+
+    async def ca_info(self, ca: str) -> CAInfo | None:
+        """Return what is known of a CA."""
+        return values.ca_info(ca, (await self._run([("HGETALL", self.layout.ca(ca))]))[0])
+
+    async def signer(self, signer_id: str) -> SignerRecord | None:
+        """Return what puts a signer's answers together."""
+        return values.signer_record((await self._run([("HGETALL", self.layout.signer(signer_id))]))[0])
+
+    # --- certificates ---------------------------------------------------------------------------------------------
+
+    async def read_answers(self, certificates: Sequence[tuple[str, str, bytes]]) -> list[Reading | StoreUnavailable]:
+        """Read what there is for (CA, hash algorithm, serial octets), all in one pipeline; a second one for stragglers.
+
+        Raises StoreUnavailable where Redis does not answer; what it lacks is StoreUnavailable in its place of the list.
+        """
+        found: list[Reading | StoreUnavailable | None] = [None] * len(certificates)
+        lookups = [
+            _Lookup(at, ca, hash_name, serial, self._bits.get(ca, layout.MIN_BITS))
+            for at, (ca, hash_name, serial) in enumerate(certificates)
+        ]
+        while lookups:
+            commands: list[Command] = []
+            for one in lookups:
+                number = bucket_number(one.hash_value, one.bits)
+                slot = layout.HEADER_FIELDS[one.slot]
+                commands.append(("HMGET", self.layout.status(one.ca, number), layout.BITS_FIELD, one.serial.hex()))
+                commands.append(("HMGET", self.layout.answers(one.ca, number, one.hash_name), slot, one.serial))
+            replies = await self._link.pipeline(commands)
+            again: list[_Lookup] = []
+            for at, one in enumerate(lookups):
+                reading = self._read(one, replies[2 * at], replies[2 * at + 1])
+                if reading is None:
+                    again.append(one)
+                else:
+                    found[one.at] = reading
+            lookups = again
+        return [reading for reading in found if reading is not None]
+
+    def _read(self, one: _Lookup, status: Any, answer: Any) -> Reading | StoreUnavailable | None:
+        """Make of two replies what they say; None: ``one`` has been told where to look instead."""
+        one.tries += 1
+        for reply in (status, answer):
+            if isinstance(reply, hiredis.ReplyError):
+                return StoreUnavailable(f"Redis: {reply}")
+        bits_field, text = status
+        if bits_field is None or not self._is_right(one, int(bits_field)):
+            one.slot = 0
+            one.bits = int(bits_field) if bits_field is not None else one.bits - 1
+            if not layout.MIN_BITS <= one.bits <= layout.MAX_BITS or one.tries > MAX_TRIES:
+                return StoreUnavailable(f"Redis lacks a bucket of {one.ca}: its statuses are lost")
+            return None
+        if one.bits > self._bits.get(one.ca, 0):
+            self._bits[one.ca] = one.bits
+        status_text = None if text is None else text.decode()
+        header, packed = answer
+        if packed is None or status_text is None:
+            return Reading(status_text)
+        try:
+            slot = unpack_answer(packed).slot
+            if slot != one.slot:
+                # Header and answer must come from one command: the hash may be written anew in between.
+                one.slot = slot
+                return None if one.tries <= MAX_TRIES else Reading(status_text)
+            return Reading(status_text) if header is None else Reading(status_text, self._header(header), packed)
+        except ValueError as error:
+            return StoreUnavailable(f"Redis holds a malformed answer of {one.ca}: {error}")
+
+    @staticmethod
+    def _is_right(one: _Lookup, bits: int) -> bool:
+        if bits == one.bits:
+            return True
+        # A shallower bucket of the same number holds the serial too.
+        right = bucket_number(one.hash_value, bits) == bucket_number(one.hash_value, one.bits) and bits < one.bits
+        if right:
+            one.bits = bits
+        return right
+
+    def _header(self, octets: bytes) -> AnswerHeader:
+        header = self._headers.get(octets)
+        if header is None:
+            if len(self._headers) >= MAX_HEADERS:
+                self._headers.clear()
+            header = self._headers[octets] = AnswerHeader.from_bytes(octets)
+        return header
+
+    # --- the journal ------------------------------------------------------------------------------------------------
+
+    async def read_journal(self, after: Mapping[int, int], *, look: bool, count: int = 1_000) -> JournalReading:
+        """Return up to ``count`` entries of each partition after the numbers given, in one pipeline.
+
+        ``look``: also the run_id and the last numbers, which were read before the entries.
+        """
+        commands: list[Command] = []
+        if look:
+            commands.append(("INFO", "server"))
+            commands += [("XINFO", "STREAM", self.layout.journal(partition)) for partition in PARTITIONS]
+        for partition, number in after.items():
+            start = f"{number}-{2**64 - 1}"
+            commands.append(("XREAD", "COUNT", count, "STREAMS", self.layout.journal(partition), start))
+        if not commands:
+            return JournalReading([])
+        replies = await self._link.pipeline(commands)
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError) and "no such key" not in str(reply):
+                raise StoreUnavailable(f"Redis: {reply}")
+        looked = 1 + layout.PARTITIONS if look else 0
+        entries = [entry for reply in replies[looked:] for entry in values.journal_entries(reply)]
+        if not look:
+            return JournalReading(entries)
+        ends = {partition: values.last_number(replies[1 + partition]) for partition in PARTITIONS}
+        return JournalReading(entries, values.info_fields(replies[0])["run_id"], ends)
+
+    # --- live questions ---------------------------------------------------------------------------------------------
+
+    async def ask(self, fields: Mapping[bytes, bytes]) -> None:
+        """Put questions to the presigning role (responder/live.py)."""
+        flat = [part for pair in fields.items() for part in pair]
+        await self._run([("XADD", self.layout.ask(), "MAXLEN", "~", ASK_MAXLEN, "*", *flat)])
+
+    async def read_replies(self, worker_id: str, after: bytes) -> tuple[bytes, list[dict[bytes, bytes]]]:
+        """Return replies after an entry's id, and the id to go on from; waits a moment where there are none."""
+        key = self.layout.replies(worker_id)
+        command = ("XREAD", "COUNT", REPLIES_COUNT, "BLOCK", REPLIES_BLOCK_MS, "STREAMS", key, after)
+        reply = (await self._replies.pipeline([command], REPLIES_BLOCK_MS / 1000))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise StoreUnavailable(f"Redis: {reply}")
+        entries = [entry for _, entries in reply or () for entry in entries]
+        return (entries[-1][0] if entries else after), [values.pairs(flat or ()) for _, flat in entries]
+
+    async def _run(self, commands: Sequence[Command]) -> list[Any]:
+        replies = await self._link.pipeline(commands)
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise StoreUnavailable(f"Redis: {reply}")
+        return replies
