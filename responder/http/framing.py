@@ -31,7 +31,7 @@ _HOST = re.compile(
     rb"(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})*(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?"
 )
 _ABSOLUTE_FORM = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)")
-_OTHER_VERSION = re.compile(rb" HTTP/[0-9](?:\.[0-9])?\Z")
+_ANY_VERSION = re.compile(rb" HTTP/[0-9](?:\.[0-9])?\Z")
 _PLAUSIBLE_START = re.compile(rb"[A-Z-]+(?: |\Z)")
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)(?:;[\t\x20-\x7e\x80-\xff]*)?")
@@ -128,8 +128,14 @@ class HeadReader:
             return end + 4
         size = len(data) - start
         line_end = data.find(b"\r\n", start)
+        if not _PLAUSIBLE_START.match(data, start):
+            raise Refused(400, "not a request line")
         if line_end < 0:
             self._check_incomplete_line(data, start)
+        elif line_end - start > self._max_target_bytes + MAX_LINE_START + 9:
+            raise Refused(414, "target too long")
+        elif not _ANY_VERSION.search(data, start, line_end):
+            raise Refused(400, "not a request line")
         elif size - (line_end + 2 - start) > self._max_header_bytes + 1:  # 1: the CR of the empty line
             raise Refused(431, "header section too long")
         if _BARE_LINE_FEED.search(data, start):
@@ -138,19 +144,17 @@ class HeadReader:
         return -1
 
     def _check_incomplete_line(self, data: bytes, start: int) -> None:
-        if not _PLAUSIBLE_START.match(data, start):
-            raise Refused(400, "not a request line")
         space = data.find(b" ", start, start + MAX_LINE_START)
         if space < 0:
             if len(data) - start >= MAX_LINE_START:
                 raise Refused(400, "no such method")
             return
         target_end = data.find(b" ", space + 1)
-        if target_end < 0:
-            # A final CR may be the line's end; it is not part of the target.
-            if len(data) - space - 1 > self._max_target_bytes + 1:
-                raise Refused(414, "target too long")
-        elif len(data) - target_end > len(b" HTTP/1.1\r"):
+        # Without a second space, a final CR may be the line's end; it is not part of the target.
+        target_bytes = (target_end if target_end >= 0 else len(data) - 1) - space - 1
+        if target_bytes > self._max_target_bytes:
+            raise Refused(414, "target too long")
+        if target_end >= 0 and len(data) - target_end > len(b" HTTP/1.1\r"):
             raise Refused(400, "not a request line")
 
     def read(self, head: bytes) -> None:
@@ -167,7 +171,7 @@ class HeadReader:
             self.http_1_0 = False
         elif version == b" HTTP/1.0":
             self.http_1_0 = True
-        elif _OTHER_VERSION.search(head, 0, line_end):
+        elif _ANY_VERSION.search(head, 0, line_end):
             raise Refused(505, "version not supported")
         else:
             # llhttp also reads RTSP and ICE.

@@ -26,8 +26,6 @@ log = get_logger(__name__)
 BACKLOG = 4_096  # connections that wait while a worker is busy or replaced; the kernel caps it at somaxconn
 SPARE_FILES = 64  # descriptors for everything but clients: Redis, logs, metrics, the loop itself
 TICK_S = 1.0
-ACCEPT_PAUSE_S = 0.2  # after the process or the machine ran out of descriptors
-_WAIT_STEP_S = 0.05
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -62,7 +60,8 @@ def adopt_socket(fd: int) -> socket.socket:
 def raise_file_limit(config: HTTPConfig) -> int:
     """Allow this process the descriptors that ``max_connections`` needs; returns the connections that will fit.
 
-    The soft limit (often 1024) is raised as far as the hard one lets us.
+    The soft limit (often 1024) is raised as far as the hard one lets us. Should descriptors run out all the same,
+    libuv keeps one in reserve with which it takes and closes what it cannot serve: the loop neither ends nor spins.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = config.max_connections + SPARE_FILES
