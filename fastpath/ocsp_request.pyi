@@ -1,4 +1,4 @@
-from typing import ClassVar, Final, final
+from typing import ClassVar, Final, Never, final
 
 MAX_REQUEST_OCTETS: Final[int]
 MAX_SERIAL_OCTETS: Final[int]
@@ -25,6 +25,8 @@ class Unsupported(ValueError):
 class CertID:
     """RFC 6960 §4.1.1. ``hash_name`` is sha1, sha256, sha384 or sha512, or None for any other algorithm."""
 
+    def __init__(self, *args: Never, **kwargs: Never) -> None:
+        """Raise TypeError: only the parser makes one."""
     @property
     def hash_name(self) -> str | None: ...
     @property
@@ -40,6 +42,10 @@ class CertID:
 
 @final
 class OCSPRequest:
+    """What a well-formed request asks."""
+
+    def __init__(self, *args: Never, **kwargs: Never) -> None:
+        """Raise TypeError: only the parser makes one."""
     @property
     def cert_ids(self) -> list[CertID]:
         """One or more, in the order of the request; duplicates stay."""

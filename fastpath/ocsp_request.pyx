@@ -155,6 +155,7 @@ class Unsupported(ValueError):
 
 @cython.final
 @cython.freelist(64)
+@cython.auto_pickle(False)
 cdef class CertID:
     """RFC 6960 §4.1.1. Made by the parser alone."""
 
@@ -170,6 +171,7 @@ cdef class CertID:
 
 @cython.final
 @cython.freelist(64)
+@cython.auto_pickle(False)
 cdef class OCSPRequest:
     """What a well-formed request asks. Made by the parser alone."""
 
