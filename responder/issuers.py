@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from asn1crypto import parser, pem
+from asn1crypto import core, parser, pem
 from cryptography import x509
 
 from responder.config import CAConfig, Config
@@ -179,6 +179,17 @@ def subject_and_key(certificate: x509.Certificate) -> tuple[bytes, bytes]:
 def issuer_name(certificate: x509.Certificate) -> bytes:
     """Return the issuer Name's whole TLV as it stands in the certificate."""
     return _tbs_fields(certificate)[2]
+
+
+def extension_octets(certificate: x509.Certificate) -> dict[str, bytes]:
+    """Return extnValue's contents by the extension's dotted OID, as they stand, whether or not they can be parsed."""
+    octets: dict[str, bytes] = {}
+    for tag, _, extensions_der in _children(certificate.tbs_certificate_bytes):
+        if tag == (2, 3):  # extensions [3] EXPLICIT
+            for _, extension_der, _ in _children(extensions_der):
+                parts = _children(extension_der)  # extnID, critical where TRUE, extnValue
+                octets[core.ObjectIdentifier.load(parts[0][1]).dotted] = parts[-1][2]
+    return octets
 
 
 def public_key_octets(public_key_der: bytes) -> bytes:

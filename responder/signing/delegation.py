@@ -12,22 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from fastpath.ocsp_response import ResponseTemplate
 from responder.clock import format_utc
 from responder.config import DAY_S, CAConfig
 from responder.errors import ConfigError, SignerUnavailable
-from responder.issuers import Issuer, issuer_name, load_certificate, public_key_octets
+from responder.issuers import Issuer, extension_octets, issuer_name, load_certificate, public_key_octets
 from responder.signing.algorithms import public_key_to_der, scheme_of, verify_signature
 from responder.signing.open import open_signer, secret_file_warnings
 from responder.signing.signer import Signer
 
 EXPIRY_WARNING_S = 14 * DAY_S  # time enough for an AD CS or EJBCA administrator to issue the next one
+NOCHECK_OID = ExtensionOID.OCSP_NO_CHECK.dotted_string  # id-pkix-ocsp-nocheck, 1.3.6.1.5.5.7.48.1.5
 NULL_DER = b"\x05\x00"
 EMPTY_SEQUENCE_DER = b"\x30\x00"
 WEAK_HASHES = ("md5", "sha1")
@@ -170,6 +169,12 @@ class _Check:
         self._where = (config_file, config_key)
         self._file = file
         self._webpki = webpki
+        self._octets = extension_octets(certificate)
+        # RFC 6960 §4.2.2.2.1: the value SHALL be NULL. Refused in every profile: some clients then cannot read the
+        # certificate at all, as cryptography cannot below.
+        if self._octets.get(NOCHECK_OID, NULL_DER) != NULL_DER:
+            octets = self._octets[NOCHECK_OID].hex() or "empty"
+            raise self._refusal(f"the value of its id-pkix-ocsp-nocheck is {octets}, not 0500", "BR §7.1.2.8.6")
         try:
             self._extensions = certificate.extensions
         except ValueError as error:
@@ -247,8 +252,8 @@ class _Check:
             self.warnings.append(
                 f"{self._file} lacks id-pkix-ocsp-nocheck: clients may ask for its own status (RFC 6960 §4.2.2.2.1)"
             )
-        elif nocheck.critical or self._octets(ExtensionOID.OCSP_NO_CHECK) != NULL_DER:
-            problem = "its id-pkix-ocsp-nocheck is not non-critical with the value 0500"
+        elif nocheck.critical:
+            problem = "its id-pkix-ocsp-nocheck is critical"
             if self._webpki:
                 raise self._refusal(problem, "BR §7.1.2.8.6")
             self.warnings.append(f"{self._file}: {problem} (RFC 6960 §4.2.2.2.1)")
@@ -270,7 +275,7 @@ class _Check:
         asserted = [name for name in _KEY_USAGES if getattr(extension.value, name)]
         if asserted != ["digital_signature"]:
             raise self._refusal("its keyUsage asserts more than digitalSignature", "BR §7.1.2.8.8")
-        if self._octets(ExtensionOID.BASIC_CONSTRAINTS) not in (b"", EMPTY_SEQUENCE_DER):
+        if self._octets.get(ExtensionOID.BASIC_CONSTRAINTS.dotted_string, EMPTY_SEQUENCE_DER) != EMPTY_SEQUENCE_DER:
             raise self._refusal("its basicConstraints is not the empty SEQUENCE", "BR §7.1.2.8.4")
         if self._extension(ExtensionOID.AUTHORITY_KEY_IDENTIFIER) is None:
             raise self._refusal("it lacks authorityKeyIdentifier", "BR §7.1.2.8.2")
@@ -304,14 +309,6 @@ class _Check:
             return self._extensions.get_extension_for_class(kind).value
         except x509.ExtensionNotFound:
             return None
-
-    def _octets(self, oid: x509.ObjectIdentifier) -> bytes:
-        """Return extnValue's contents as they stand; cryptography shows only what it would write itself."""
-        certificate = asn1_x509.Certificate.load(self._certificate.public_bytes(serialization.Encoding.DER))
-        for extension in certificate["tbs_certificate"]["extensions"]:
-            if extension["extn_id"].dotted == oid.dotted_string:
-                return bytes(extension["extn_value"].contents)
-        return b""  # no such extension
 
     def _refusal(self, problem: str, clause: str) -> ConfigError:
         return ConfigError(*self._where, f"{self._file}: {' '.join(problem.split())} ({clause})")

@@ -188,10 +188,8 @@ class _Token:
                     ) from error
                 pins.clear()
                 return session
-        except (OSError, ValueError, KeyError) as error:
-            raise SignerUnavailable(
-                f"refused PINs cannot be remembered, so none is tried: {type(error).__name__}: {error}"
-            ) from error
+        except (OSError, ValueError) as error:
+            raise SignerUnavailable(f"refused PINs cannot be remembered, so none is tried: {error}") from error
 
 
 class HSMSigner:

@@ -123,7 +123,10 @@ class TokenPins:
         text = self.path.read_text("utf-8")
         if not text:
             return []
-        entries: list[dict[str, str]] = json.loads(text)["refused"]
+        try:
+            entries: list[dict[str, str]] = json.loads(text)["refused"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is damaged; delete it once the PIN is known to be right") from error
         return entries
 
 

@@ -36,14 +36,16 @@ def ec_public_key(ec_params: bytes, ec_point: bytes) -> PublicKeyTypes:
         raise ValueError("its curve is not a named one (CKA_EC_PARAMS is no OBJECT IDENTIFIER)") from error
     if oid not in _CURVES:
         raise ValueError(f"its curve is {oid}; allowed: P-256, P-384, P-521")
-    return ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[oid], _point(ec_point, b"\x04"))
+    curve = _CURVES[oid]
+    uncompressed_length = 1 + 2 * ((curve.key_size + 7) // 8)
+    return ec.EllipticCurvePublicKey.from_encoded_point(curve, _point(ec_point, uncompressed_length))
 
 
 def ed25519_public_key(ec_params: bytes, ec_point: bytes) -> PublicKeyTypes:
     """Build a key from CKA_EC_PARAMS and CKA_EC_POINT; raises ValueError for any Edwards curve but Ed25519."""
     if ec_params not in _ED25519_PARAMS:
         raise ValueError(f"its Edwards curve is {ec_params.hex()}; allowed: Ed25519")
-    return ed25519.Ed25519PublicKey.from_public_bytes(ec_point if len(ec_point) == 32 else _point(ec_point, b""))
+    return ed25519.Ed25519PublicKey.from_public_bytes(_point(ec_point, 32))
 
 
 def ecdsa_der(raw: bytes, coordinate_bytes: int) -> bytes:
@@ -66,10 +68,11 @@ def digest_info_sha256(message: bytes) -> bytes:
     return DIGEST_INFO_SHA256 + hashlib.sha256(message).digest()
 
 
-def _point(ec_point: bytes, first: bytes) -> bytes:
-    # PKCS#11 v2.40 §2.3.3: CKA_EC_POINT is the DER of an OCTET STRING; some tokens leave the wrapping out.
-    try:
-        wrapped = bytes(core.OctetString.load(ec_point, strict=True).native)
-    except ValueError:
+def _point(ec_point: bytes, bare_length: int) -> bytes:
+    """Take off the OCTET STRING that PKCS#11 v2.40 §2.3.3 puts around a point, and that some tokens leave out.
+
+    Told apart by length: a bare point begins with octet 04 too, and may look like an OCTET STRING.
+    """
+    if len(ec_point) == bare_length:
         return ec_point
-    return wrapped if wrapped.startswith(first) else ec_point
+    return bytes(core.OctetString.load(ec_point, strict=True).native)

@@ -1,0 +1,100 @@
+"""How tokens spell keys and signatures, against asn1crypto and cryptography."""
+
+from __future__ import annotations
+
+import pytest
+from asn1crypto import core
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from responder.signing.algorithms import public_key_to_der
+from responder.signing.token_keys import ec_public_key, ecdsa_der, ed25519_public_key, rsa_public_key
+from tests.pki import key_of
+
+P256 = bytes.fromhex("06082a8648ce3d030107")
+
+
+class _Pair(core.Sequence):
+    _fields = [("r", core.Integer), ("s", core.Integer)]  # noqa: RUF012 - asn1crypto's way
+
+
+@pytest.mark.clause("RFC 5758", "3.2", "MUST")
+@given(st.sampled_from([32, 48, 66]), st.data())
+def test_raw_signature_becomes_minimal_integers(size: int, data: st.DataObject) -> None:
+    """ALG-03: any r and s become what an independent encoder writes: minimal, and positive."""
+    number = st.one_of(
+        st.integers(1, 2 ** (8 * size) - 1),
+        st.integers(0, 8 * size - 1).map(lambda bit: 1 << bit),
+        st.integers(1, 8 * size).map(lambda bits: (1 << bits) - 1),
+    )
+    r, s = data.draw(number), data.draw(number)
+    der = ecdsa_der(r.to_bytes(size, "big") + s.to_bytes(size, "big"), size)
+    assert der == _Pair({"r": r, "s": s}).dump()
+    assert _Pair.load(der, strict=True).native == {"r": r, "s": s}
+
+
+@given(st.binary(max_size=140))
+@example(bytes(64))
+@example(bytes(31) + b"\1" + bytes(32))
+def test_other_lengths_and_zeros_are_refused(raw: bytes) -> None:
+    """ALG-08: what is no signature raises, and is never turned into one."""
+    if len(raw) == 64 and any(raw[:32]) and any(raw[32:]):
+        return
+    with pytest.raises(ValueError, match="the token returned"):
+        ecdsa_der(raw, 32)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("key_type", ["p256", "p384", "p521"])
+def test_ec_points(key_type: str, wrapped: bool) -> None:
+    """CKA_EC_POINT is read in DER, and bare as some tokens give it."""
+    public_key = key_of(key_type, "hsm").public_key()
+    point = public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    oid = {"p256": "1.2.840.10045.3.1.7", "p384": "1.3.132.0.34", "p521": "1.3.132.0.35"}[key_type]
+    params = core.ObjectIdentifier(oid).dump()
+    found = ec_public_key(params, core.OctetString(point).dump() if wrapped else point)
+    assert public_key_to_der(found) == public_key_to_der(public_key)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("params", ["06032b6570", "130c656477617264733235353139"])
+def test_ed25519_points(wrapped: bool, params: str) -> None:
+    """An Ed25519 key is read by OID and by name, its point in DER and bare."""
+    public_key = key_of("ed25519", "hsm").public_key()
+    point = public_key.public_bytes_raw()
+    found = ed25519_public_key(bytes.fromhex(params), core.OctetString(point).dump() if wrapped else point)
+    assert public_key_to_der(found) == public_key_to_der(public_key)
+
+
+def test_rsa_numbers() -> None:
+    """CKA_MODULUS may begin with a zero octet."""
+    public_key = key_of("rsa2048", "hsm").public_key()
+    modulus = public_key.public_numbers().n.to_bytes(257, "big")
+    assert public_key_to_der(rsa_public_key(modulus, b"\1\0\1")) == public_key_to_der(public_key)
+
+
+@pytest.mark.parametrize(
+    ("params", "point", "problem"),
+    [
+        (b"\x30\x00", b"\x04" + bytes(64), "not a named one"),
+        (b"", b"\x04" + bytes(64), "not a named one"),
+        (core.ObjectIdentifier("1.3.132.0.10").dump(), b"\x04" + bytes(64), "its curve is 1.3.132.0.10"),
+        (P256, b"\x04" + bytes(64), "[Ii]nvalid|point"),
+        (P256, b"", "."),
+    ],
+)
+def test_keys_that_are_none(params: bytes, point: bytes, problem: str) -> None:
+    """Explicit parameters, other curves and points off the curve are refused."""
+    with pytest.raises(ValueError, match=problem):
+        ec_public_key(params, point)
+    with pytest.raises(ValueError, match="its Edwards curve"):
+        ed25519_public_key(params, point)
+
+
+def test_compressed_point_is_read() -> None:
+    """A token that compresses points inside the OCTET STRING is not misread as bare."""
+    public_key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    point = public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+    assert public_key_to_der(ec_public_key(P256, core.OctetString(point).dump())) == public_key_to_der(public_key)
