@@ -63,4 +63,9 @@ def format_utc(seconds: float) -> str:
 
 def parse_utc(text: str) -> int:
     """Parse ``2026-11-20T10:00:00Z`` into POSIX seconds; raises ValueError for anything else."""
-    return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+    # fromisoformat is ten times as fast as strptime, and a million of these are read; it would take more forms than one.
+    if len(text) != 20 or text[4] != "-" or text[7] != "-" or text[10] != "T" or text[13] + text[16] != "::":
+        raise ValueError(f"not a time like 2026-11-20T10:00:00Z: {text!r}")
+    if text[19] != "Z":
+        raise ValueError(f"not a UTC time, which ends with Z: {text!r}")
+    return int(datetime.fromisoformat(text).timestamp())

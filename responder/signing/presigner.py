@@ -8,8 +8,9 @@ the status that was signed still stands. Called by the presigning role and by th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fastpath.ocsp_response import encode_cert_id, encode_single_response, pack_answer
 from responder import metrics
@@ -34,6 +35,7 @@ MOST_CLAIMS = 16
 NOT_LOADED_RECHECK_S = 1.0  # a bucket of a CA whose first load is under way
 FOREIGN_RECHECK_S = 5.0  # a bucket of a CA that this configuration does not have; another presigner may
 SIGNER_RECHECK_S = 5.0
+MISSING_RECHECK_S = 5.0  # a bucket whose statuses Redis has lost
 STORE_FULL = 0.85  # of maxmemory: above it only revocations are signed, so that they always fit
 LOOK_AROUND_S = 5.0  # between looks at memory and figures
 
@@ -77,6 +79,25 @@ class Desk:
             return None
         signer = self.signer
         return Moment(self.terms, int(now), info.as_of, signer.latest_next_update, signer.signer_id, info.override)
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """One claimed bucket under work. ``seen``: its answers by hash; ``stored``: waits for what was sent to the store."""
+
+    desk: Desk
+    info: CAInfo
+    claim: Claim
+    bucket: StatusBucket
+    seen: dict[str, AnswerBucket]
+    began: float  # monotonic
+    next_due: float = 0.0
+    stored: list[Callable[[], int]] = field(default_factory=list)
+
+    @property
+    def is_urgent(self) -> bool:
+        """A revocation or release, or somebody asked."""
+        return self.claim.score <= DUE_ASKED_FOR
 
 
 def open_desks(store: Store, issuers: Issuers, signers: Mapping[str, ResponseSigner], clock: Clock) -> dict[str, Desk]:
@@ -179,86 +200,107 @@ class Presigner:
 
     def _give_back(self, claims: Iterable[Claim]) -> None:
         try:
-            for claim in claims:
-                self._store.finish_claim(claim, claim.score)
+            self._store.finish_claims([(claim, claim.score) for claim in claims])
         except StoreUnavailable as error:
             log.warning("claims_not_given_back", error=str(error), due_again_in_s=LEASE_S)
 
     def _sign_claims(self, ca: str, claims: Sequence[Claim], open_claims: list[Claim]) -> int:
-        """Sign neighbouring claims of one CA, and take each that is finished out of ``open_claims``."""
-
-        def finish(claim: Claim, next_due: float) -> None:
-            self._store.finish_claim(claim, next_due)
-            open_claims.remove(claim)
-
+        """Sign neighbouring claims of one CA, and take those that are finished out of ``open_claims``."""
         now = self._clock.now()
         desk = self.desks.get(ca)
         if desk is None:
-            for claim in claims:
-                finish(claim, now + FOREIGN_RECHECK_S)
+            self._finish([(claim, now + FOREIGN_RECHECK_S) for claim in claims], open_claims)
             return 0
         # Promise 2: as_of before the statuses, which are then at least that new.
         info = self._store.ca_info(ca)
         if info is None or desk.moment(now, info) is None:
-            for claim in claims:
-                finish(claim, now + NOT_LOADED_RECHECK_S)
+            self._finish([(claim, now + NOT_LOADED_RECHECK_S) for claim in claims], open_claims)
             return 0
         made = 0
-        for claim, bucket in zip(claims, self._read(ca, claims), strict=True):
-            if bucket is None:
-                finish(claim, now + SIGNER_RECHECK_S)
-                continue
-            with metrics.BATCH_SECONDS.time():
-                try:
-                    count, next_due = self._sign_bucket(desk, info, claim, bucket)
-                    made += count
-                except SignerUnavailable as error:
-                    self._last_refusal = error
-                    next_due = self._clock.now() + SIGNER_RECHECK_S
-                except CommitConflict:
-                    # Another presigner's lease ran out, or the CA's override changed: read again at once.
-                    next_due = claim.score
-            finish(claim, next_due)
+        finished: list[tuple[Claim, float]] = []
+        ahead: deque[_Work] = deque()
+        for work in self._read(desk, info, claims, finished):
+            try:
+                made += self._sign_bucket(work)
+            except SignerUnavailable as error:
+                self._last_refusal = error
+                work.next_due = self._clock.now() + SIGNER_RECHECK_S
+            ahead.append(work)
+            # Redis stores one bucket while the next is being signed.
+            if len(ahead) > 1:
+                finished.append(self._settle(ahead.popleft()))
+        finished += [self._settle(work) for work in ahead]
+        self._finish(finished, open_claims)
         return made
 
-    def _read(self, ca: str, claims: Sequence[Claim]) -> list[StatusBucket | None]:
+    def _finish(self, finished: Sequence[tuple[Claim, float]], open_claims: list[Claim]) -> None:
+        self._store.finish_claims(finished)
+        for claim, _ in finished:
+            open_claims.remove(claim)
+
+    def _settle(self, work: _Work) -> tuple[Claim, float]:
+        """Wait until what was signed is stored; returns when the bucket is due again."""
         try:
-            return list(self._store.read_status_buckets(ca, [claim.bucket for claim in claims]))
+            for stored in work.stored:
+                stored()
+        except CommitConflict:
+            # Another presigner's lease ran out, or the CA's override changed: read again at once.
+            work.next_due = work.claim.score
+        metrics.BATCH_SECONDS.observe(max(0.0, self._clock.monotonic() - work.began))
+        return work.claim, work.next_due
+
+    def _read(
+        self, desk: Desk, info: CAInfo, claims: Sequence[Claim], finished: list[tuple[Claim, float]]
+    ) -> Iterator[_Work]:
+        """Read statuses, then answers, of claimed buckets; one that is missing is ``finished``, to be looked at again."""
+        ca, now = desk.issuer.id, self._clock.now()
+        there: list[tuple[Claim, StatusBucket]] = []
+        try:
+            statuses = self._store.read_status_buckets(ca, [claim.bucket for claim in claims])
+            there = list(zip(claims, statuses, strict=True))
         except StoreUnavailable:
-            found: list[StatusBucket | None] = []
             for claim in claims:  # one of them may be lost; then the others are signed all the same
                 try:
-                    found.append(self._store.read_status_bucket(ca, claim.bucket))
+                    there.append((claim, self._store.read_status_bucket(ca, claim.bucket)))
                 except StoreUnavailable as error:
-                    log.error("bucket_is_missing", ca=ca, bucket=f"{claim.bucket:x}", error=str(error))
-                    found.append(None)
-            if not any(found):
+                    log.error("bucket_is_missing", ca=desk.issuer.name, error=str(error))
+                    finished.append((claim, now + MISSING_RECHECK_S))
+            if not there:
                 raise
-            return found
-
-    def _sign_bucket(self, desk: Desk, info: CAInfo, claim: Claim, bucket: StatusBucket) -> tuple[int, float]:
-        """Sign what one bucket needs; returns the signatures made and when the bucket is due again."""
-        now = self._clock.now()
-        moment = desk.moment(now, info)
-        if moment is None:
-            return 0, now + NOT_LOADED_RECHECK_S
-        urgent = claim.score <= DUE_ASKED_FOR
-        wanted = self._wanted(desk, moment, bucket)
-        spread = spread_of(claim.ca, claim.bucket)
-        seen = self._store.read_answer_bucket(claim.ca, claim.bucket, "sha1")
-        plan = plan_bucket(moment, wanted, seen, spread)
-        made = self._carry_out(desk, moment, bucket, "sha1", plan, wanted, seen, urgent=urgent)
-        next_due = plan.next_due
-        self._note(desk, claim.bucket, plan, moment)
+        hash_names = ["sha1"]
         if info.sha256_asked is not None and now - info.sha256_asked < desk.terms.validity:
-            # A revocation's sake is what changed; the rest of a bucket whose SHA-256 answers are not all there can wait.
-            changed = frozenset(serial for group in plan.groups for serial in group.serials) if urgent else None
-            seen = self._store.read_answer_bucket(claim.ca, claim.bucket, "sha256")
-            second = plan_bucket(moment, wanted, seen, spread, changed)
-            made += self._carry_out(desk, moment, bucket, "sha256", second, wanted, seen, urgent=urgent)
+            hash_names.append("sha256")
+        numbers = [claim.bucket for claim, _ in there]
+        seen = [self._store.read_answer_buckets(ca, numbers, hash_name) for hash_name in hash_names]
+        for (claim, bucket), *of_hashes in zip(there, *seen, strict=True):
+            yield _Work(
+                desk, info, claim, bucket, dict(zip(hash_names, of_hashes, strict=True)), self._clock.monotonic()
+            )
+
+    def _sign_bucket(self, work: _Work) -> int:
+        """Sign what one bucket needs and send it off; returns the signatures made."""
+        desk, claim = work.desk, work.claim
+        now = self._clock.now()
+        moment = desk.moment(now, work.info)
+        if moment is None:
+            work.next_due = now + NOT_LOADED_RECHECK_S
+            return 0
+        wanted = self._wanted(desk, moment, work.bucket)
+        spread = spread_of(claim.ca, claim.bucket)
+        plan = plan_bucket(moment, wanted, work.seen["sha1"], spread)
+        self._note(desk, claim.bucket, plan, moment)
+        work.next_due = plan.next_due
+        made = self._carry_out(work, moment, "sha1", plan, wanted)
+        if "sha256" in work.seen:
+            # An urgent claim is for what has changed; SHA-256 answers that were never made can wait.
+            changed = None
+            if work.is_urgent:
+                changed = frozenset(serial for group in plan.groups for serial in group.serials)
+            plan = plan_bucket(moment, wanted, work.seen["sha256"], spread, changed)
+            made += self._carry_out(work, moment, "sha256", plan, wanted)
             if changed is None:
-                next_due = min(next_due, second.next_due)
-        return made, next_due
+                work.next_due = min(work.next_due, plan.next_due)
+        return made
 
     def _wanted(self, desk: Desk, moment: Moment, bucket: StatusBucket) -> dict[bytes, Wanted]:
         wanted: dict[bytes, Wanted] = {}
@@ -273,40 +315,33 @@ class Presigner:
         return wanted
 
     def _carry_out(
-        self,
-        desk: Desk,
-        moment: Moment,
-        bucket: StatusBucket,
-        hash_name: str,
-        plan: Plan,
-        wanted: Mapping[bytes, Wanted],
-        seen: AnswerBucket,
-        *,
-        urgent: bool,
+        self, work: _Work, moment: Moment, hash_name: str, plan: Plan, wanted: Mapping[bytes, Wanted]
     ) -> int:
-        """Sign and store a plan, group by group; returns the signatures made."""
+        """Sign a plan and send it to the store, group by group; returns the signatures made."""
+        desk, bucket, seen = work.desk, work.bucket, work.seen[hash_name]
         made = 0
         replace = plan.afresh
         for group in plan.groups:
-            signatures = desk.press.sign(
-                _messages(desk, hash_name, group, wanted), "urgent" if urgent else "routine", self._between
-            )
+            messages = _messages(desk, hash_name, group, wanted)
+            signatures = desk.press.sign(messages, "urgent" if work.is_urgent else "routine", self._between)
             made += len(signatures)
             header_der = group.header.to_bytes()
             answers = [
                 SignedAnswer(serial, bucket.entries[serial], _packed(group.slot, wanted[serial], signature))
                 for serial, signature in zip(group.serials, signatures, strict=True)
             ]
-            self._store.put_answers(
-                desk.issuer.id,
-                bucket.bucket,
-                hash_name,
-                group.slot,
-                header_der,
-                answers,
-                seen=seen,
-                override=moment.override,
-                replace=replace,
+            work.stored.append(
+                self._store.send_answers(
+                    desk.issuer.id,
+                    bucket.bucket,
+                    hash_name,
+                    group.slot,
+                    header_der,
+                    answers,
+                    seen=seen,
+                    override=moment.override,
+                    replace=replace,
+                )
             )
             seen = AnswerBucket({} if replace else dict(seen.headers))
             seen.headers[group.slot] = header_der

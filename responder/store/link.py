@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -184,13 +184,22 @@ class Link:
 
     def pipeline_scripts(self, commands: Sequence[Command], scripts: Sequence[Script]) -> list[Any]:
         """Run commands of which some are EVALSHA; those that met NOSCRIPT have done nothing, and are sent once more."""
-        replies = self.pipeline(commands)
-        unknown = _unknown(replies)
-        if unknown:
-            self._load(scripts)
-            for at, reply in zip(unknown, self.pipeline([commands[at] for at in unknown]), strict=True):
-                replies[at] = reply
-        return replies
+        return self.send_scripts(commands, scripts)()
+
+    def send_scripts(self, commands: Sequence[Command], scripts: Sequence[Script]) -> Callable[[], list[Any]]:
+        """As ``pipeline_scripts``, without waiting: what is returned waits for the replies and returns them."""
+        pending = self.send(commands)
+
+        def finish() -> list[Any]:
+            replies = pending.result()
+            unknown = _unknown(replies)
+            if unknown:
+                self._load(scripts)
+                for at, reply in zip(unknown, self.pipeline([commands[at] for at in unknown]), strict=True):
+                    replies[at] = reply
+            return replies
+
+        return finish
 
     def write(self, commands: Sequence[Command], scripts: Sequence[Script] = ()) -> list[Any]:
         """Run writes, and return their replies once they are committed: on every replica that is online too.

@@ -9,7 +9,7 @@ answered. Only revocation.py may call the methods that change statuses.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from responder.clock import format_utc
@@ -175,11 +175,11 @@ class Store:
             if deepest <= bits:
                 break
             bits = deepest
-        missing = {
-            number
-            for number in range(1 << bits)
-            if not any(found.get(bucket_number(number, depth)) == depth for depth in range(layout.MIN_BITS, bits + 1))
-        }
+        covered = bytearray(1 << bits)
+        for number, depth in found.items():
+            for leaf in range(number, 1 << bits, 1 << depth):
+                covered[leaf] = 1
+        missing = [number for number in range(1 << bits) if not covered[number]]
         return BucketMap(bits, found, frozenset(missing))
 
     def create_buckets(self, ca: str, bits: int) -> None:
@@ -404,9 +404,29 @@ class Store:
         urgent = self._read([("ZCOUNT", self.layout.due(p), "-inf", layout.DUE_REVOKED) for p in PARTITIONS])
         return sum(due), sum(urgent)
 
+    def finish_claims(self, finished: Sequence[tuple[Claim, float]]) -> None:
+        """Finish claims in one round trip, as ``finish_claim`` does each."""
+        commands = [
+            (
+                *("EVALSHA", scripts.FINISH.sha, 1, self.layout.due(layout.partition_of(claim.bucket))),
+                *(layout.due_member(claim.ca, claim.bucket), _score(claim.lease), _score(next_due)),
+            )
+            for claim, next_due in finished
+        ]
+        if commands:
+            self._run(commands, scripts.FINISH)
+
     def read_answer_bucket(self, ca: str, bucket: int, hash_name: str) -> AnswerBucket:
         """Read a whole answers hash; empty where there is none."""
-        return values.answer_bucket(self._link.call("HGETALL", self.layout.answers(ca, bucket, hash_name)))
+        return self.read_answer_buckets(ca, [bucket], hash_name)[0]
+
+    def read_answer_buckets(self, ca: str, buckets: Sequence[int], hash_name: str) -> list[AnswerBucket]:
+        """Read whole answers hashes."""
+        found: list[AnswerBucket] = []
+        for batch in _batches(buckets, BULK_BUCKETS):
+            replies = self._read([("HGETALL", self.layout.answers(ca, bucket, hash_name)) for bucket in batch])
+            found += map(values.answer_bucket, replies)
+        return found
 
     def put_answers(
         self,
@@ -427,6 +447,24 @@ class Store:
         uses. ``seen``: the hash as it was read before signing; ``override``: the override that was signed. Raises
         CommitConflict where another presigner changed the headers meanwhile, or the override changed: read again.
         """
+        return self.send_answers(
+            ca, bucket, hash_name, slot, header, answers, seen=seen, override=override, replace=replace
+        )()
+
+    def send_answers(
+        self,
+        ca: str,
+        bucket: int,
+        hash_name: str,
+        slot: int,
+        header: bytes,
+        answers: Sequence[SignedAnswer],
+        *,
+        seen: AnswerBucket,
+        override: str | None = None,
+        replace: bool = False,
+    ) -> Callable[[], int]:
+        """As ``put_answers``, without waiting for Redis: what is returned waits, and returns or raises what that does."""
         partition = layout.partition_of(bucket)
         keys = (self.layout.answers(ca, bucket, hash_name), self.layout.journal(partition))
         arguments: list[Any] = [
@@ -437,7 +475,8 @@ class Store:
         for answer in answers:
             arguments += (answer.serial_octets, answer.serial_octets.hex(), answer.status_text, answer.packed)
         command = ("EVALSHA", scripts.PUT_ANSWERS.sha, len(keys), *keys, *arguments)
-        return _made(self._run([command], scripts.PUT_ANSWERS)[0], ca, bucket)[1]
+        finish = self._link.send_scripts([command], [scripts.PUT_ANSWERS])
+        return lambda: _made(self._link.good(finish()[0]), ca, bucket)[1]
 
     def put_signer(self, signer_id: str, template: bytes, certificate: bytes) -> None:
         """Store what workers need to put a signer's answers together: before its first answer."""
