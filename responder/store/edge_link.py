@@ -109,6 +109,7 @@ class EdgeLink:
         self._not_before = 0.0
         self._last_error: StoreUnavailable | None = None
         self._closed = False
+        self.connections = 0  # made so far: another number means that another server may be answering
 
     async def pipeline(self, commands: Sequence[Command], extra_s: float = 0.0) -> list[Any]:
         """Run commands in one round trip; ``extra_s``: how long they may block. Raises StoreUnavailable."""
@@ -161,6 +162,7 @@ class EdgeLink:
             text = "no connection in time" if isinstance(error, TimeoutError) else str(error).splitlines()[0]
             raise StoreUnavailable(f"Redis at {target.label}: {text}") from error
         self._protocol = protocol
+        self.connections += 1
         return protocol
 
     async def _greet(self, protocol: _Protocol) -> None:

@@ -84,6 +84,11 @@ class EdgeStore:
         """Return the worker's store; it connects when it is first used, and again whenever that was lost."""
         return cls(target_of(config, "serve"))
 
+    @property
+    def connections(self) -> int:
+        """How many connections reads went over so far: another number means that another Redis may be answering."""
+        return self._link.connections
+
     async def close(self) -> None:
         """End the connections."""
         await asyncio.gather(self._link.close(), self._replies.close())

@@ -1,0 +1,292 @@
+"""Answers that have to be signed for the query: nonces, several CertIDs, rare hash algorithms, what is not signed yet.
+
+A tick's questions go to the presigning role as one entry of a stream in Redis, its replies come back in another
+(responder/live.py). Bounded in number and time; the same question without nonce is asked once. While the presigner is
+silent, one question a second goes to see whether it is back, and the others are refused at once rather than after two
+seconds. Called by the endpoint; holds no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from responder import live
+from responder.clock import Clock
+from responder.errors import StoreUnavailable
+from responder.http.caching import fresh_response
+from responder.http.message import Response
+from responder.live import Reply, ReplyKind
+from responder.log import get_logger
+from responder.metrics import LIVE_QUESTIONS
+from responder.ocsp.answer import OCSP_RESPONSE_TYPE, Answer, LiveAnswer, Outcome, Question, fresh_until
+from responder.ocsp.live_check import check_live_answer
+from responder.ocsp.table import AbsentTable, AnswerTable, could_hold
+from responder.store.layout import partition_of
+from responder.store.redis_store import EdgeStore
+
+log = get_logger(__name__)
+
+PROBE_S = 1.0  # while the presigner is silent: how often it is asked all the same
+MAX_ASKED = 3  # times that one question is asked whose bucket the journal keeps naming
+FIRST_ID = b"0-0"  # the stream is this process's own: nothing in it is older than the first question
+_IDS = 2**32
+
+
+class _Pending:
+    """One question on its way. ``outdated``: the journal has named the bucket of one of its serials since it was sent."""
+
+    __slots__ = ("asked", "deadline", "future", "hashes", "nonce_octets", "outdated", "questions", "sent_at")
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        nonce_octets: bytes | None,
+        future: asyncio.Future[LiveAnswer | Outcome],
+        deadline: float,
+    ) -> None:
+        self.questions = questions
+        self.nonce_octets = nonce_octets
+        self.future = future
+        self.deadline = deadline  # of the loop's clock
+        self.hashes = [question.serial_hash for question in questions]
+        self.asked = 0
+        self.outdated = False
+        self.sent_at = 0.0  # monotonic
+
+    @property
+    def key(self) -> tuple[bytes, ...]:
+        """What makes two questions without nonce the same one."""
+        return tuple(question.cert_id_der for question in self.questions)
+
+    @property
+    def ca(self) -> str:
+        """The store's id of the CA, which all the serials share."""
+        return self.questions[0].issuer.id
+
+
+class OnDemandSource:
+    """Live questions of one worker; ``run`` has to be running. One event loop's thread only."""
+
+    def __init__(self, store: EdgeStore, clock: Clock, worker_id: str, table: AnswerTable, absent: AbsentTable) -> None:
+        self._store = store
+        self._clock = clock
+        self._worker_id = worker_id
+        self._table = table
+        self._absent = absent
+        self._pending: dict[int, _Pending] = {}
+        self._shared: dict[tuple[bytes, ...], asyncio.Future[LiveAnswer | Outcome]] = {}
+        self._waiting: list[int] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next_id = 0
+        self._heard_at = float("-inf")  # monotonic, of the last reply
+        self._silent = False
+        self._probe_at = 0.0
+        self._wanted = asyncio.Event()  # set while replies are to be read
+
+    async def ask(self, questions: Sequence[Question], nonce_octets: bytes | None) -> LiveAnswer | Outcome:
+        """Have CertIDs of one issuer and one hash algorithm answered in one response; never raises.
+
+        Returns an Outcome where there is no answer: NOT_SIGNED, BUSY or UNASSIGNED.
+        """
+        pending = _Pending(questions, nonce_octets, asyncio.get_running_loop().create_future(), 0.0)
+        if nonce_octets is None:
+            shared = self._shared.get(pending.key)
+            if shared is not None:
+                return await shared
+        if len(self._pending) >= live.MAX_QUESTIONS:
+            LIVE_QUESTIONS.labels("refused").inc()
+            return Outcome.BUSY
+        now = self._clock.monotonic()
+        if self._silent:
+            if now < self._probe_at:
+                LIVE_QUESTIONS.labels("refused").inc()
+                return Outcome.NOT_SIGNED
+            self._probe_at = now + PROBE_S
+        if nonce_octets is None:
+            self._shared[pending.key] = pending.future
+        pending.deadline = asyncio.get_running_loop().time() + live.QUESTION_TIMEOUT_S
+        LIVE_QUESTIONS.labels("asked").inc()
+        self._enqueue(pending)
+        return await pending.future
+
+    # --- questions ------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, pending: _Pending) -> None:
+        # Asked again, it gets another id: the reply to the first must not be taken for the second's.
+        self._next_id = (self._next_id + 1) % _IDS
+        pending.asked += 1
+        pending.outdated = False
+        pending.sent_at = self._clock.monotonic()
+        self._pending[self._next_id] = pending
+        if not self._waiting:
+            # call_soon: after every read of this tick has brought its queries.
+            asyncio.get_running_loop().call_soon(self._send)
+        self._waiting.append(self._next_id)
+        self._wanted.set()
+
+    def _send(self) -> None:
+        ids, self._waiting = self._waiting, []
+        loop = asyncio.get_running_loop()
+        loop.call_at(max(self._pending[one].deadline for one in ids), self._expire, ids)
+        task = loop.create_task(self._send_batch(ids))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send_batch(self, ids: list[int]) -> None:
+        questions = [
+            live.Question(
+                one,
+                pending.ca,
+                pending.questions[0].hash_name,
+                tuple(question.serial_octets for question in pending.questions),
+                pending.nonce_octets,
+            )
+            for one in ids
+            if (pending := self._pending.get(one)) is not None
+        ]
+        try:
+            async with asyncio.timeout(live.QUESTION_TIMEOUT_S):
+                await self._store.ask(live.encode_ask(self._worker_id, int(self._clock.now() * 1000), questions))
+        except (StoreUnavailable, TimeoutError) as error:
+            log.warning("live_not_asked", error=str(error) or "timed out")
+            for one in ids:
+                self._settle(one, Outcome.STORE_UNAVAILABLE)
+        except Exception:
+            log.exception("live_ask_failed")
+            for one in ids:
+                self._settle(one, Outcome.INTERNAL)
+
+    def _expire(self, ids: list[int]) -> None:
+        for one in ids:
+            pending = self._pending.get(one)
+            if pending is None:
+                continue
+            LIVE_QUESTIONS.labels("timeout").inc()
+            if self._heard_at < pending.sent_at and not self._silent:
+                log.warning("presigner_silent", seconds=live.QUESTION_TIMEOUT_S)
+                self._silent = True
+                self._probe_at = self._clock.monotonic() + PROBE_S
+            self._settle(one, Outcome.NOT_SIGNED)
+
+    def _settle(self, one: int, result: LiveAnswer | Outcome) -> None:
+        pending = self._pending.pop(one, None)
+        if not self._pending:
+            self._wanted.clear()
+        if pending is None or pending.future.done():
+            return
+        if pending.nonce_octets is None:
+            self._shared.pop(pending.key, None)
+        pending.future.set_result(result)
+
+    # --- replies --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read replies while any are awaited, until cancelled."""
+        after = FIRST_ID
+        while True:
+            await self._wanted.wait()
+            try:
+                after, entries = await self._store.read_replies(self._worker_id, after)
+            except StoreUnavailable as error:
+                log.warning("live_replies_unreachable", error=str(error))
+                after = FIRST_ID  # it may be another Redis; replies that nobody waits for are passed over
+                await asyncio.sleep(0.1)
+                continue
+            for fields in entries:
+                try:
+                    self.take(live.decode_replies(fields))
+                except ValueError as error:
+                    log.error("live_reply_malformed", error=str(error))
+
+    def take(self, replies: Iterable[Reply]) -> None:
+        """Hand replies to those who wait for them."""
+        self._heard_at = self._clock.monotonic()
+        self._silent = False
+        for reply in replies:
+            pending = self._pending.get(reply.id)
+            if pending is None:
+                continue  # came too late, or was asked again under another id
+            if pending.outdated:
+                # The presigner read the status after it signed, but perhaps before what the journal tells of.
+                if pending.asked < MAX_ASKED:
+                    del self._pending[reply.id]
+                    self._enqueue(pending)
+                else:
+                    self._settle(reply.id, Outcome.NOT_SIGNED)
+            else:
+                self._settle(reply.id, self._result(pending, reply))
+
+    def _result(self, pending: _Pending, reply: Reply) -> LiveAnswer | Outcome:
+        questions, first = pending.questions, pending.questions[0]
+        if reply.kind is ReplyKind.UNAUTHORIZED:
+            if len(questions) == 1:
+                self._absent.put(pending.ca, first.serial_octets, pending.hashes[0])
+            return Outcome.UNASSIGNED
+        if reply.kind is not ReplyKind.ANSWER or reply.next_update <= self._clock.now():
+            return Outcome.NOT_SIGNED
+        try:
+            cert_status = check_live_answer(questions, pending.nonce_octets, reply.response_der)
+        except ValueError as error:
+            log.error("live_answer_refused", error=str(error), ca=first.issuer.name)
+            return Outcome.INTERNAL
+        if not (reply.store_hint and len(questions) == 1 and pending.nonce_octets is None):
+            return LiveAnswer(cert_status, _private_response(reply.response_der))
+        response = fresh_response(
+            reply.response_der,
+            OCSP_RESPONSE_TYPE,
+            reply.this_update,
+            reply.next_update,
+            fresh_until(first, reply.this_update, reply.next_update),
+        )
+        self._table.put(
+            first.cert_id_der,
+            Answer(first.cert_id_der, cert_status, reply.next_update, response),
+            pending.ca,
+            pending.hashes[0],
+        )
+        return LiveAnswer(cert_status, response)
+
+    # --- the journal ----------------------------------------------------------------------------------------------
+
+    def drop_bucket(self, ca: str, bucket: int) -> int:
+        """Have replies asked for again whose serials could lie in a bucket of that number."""
+        return self._outdate(
+            pending
+            for pending in self._pending.values()
+            if pending.ca == ca and any(could_hold(bucket, hash_value) for hash_value in pending.hashes)
+        )
+
+    def drop_partition(self, partition: int) -> int:
+        """Have replies asked for again about serials of a partition."""
+        return self._outdate(
+            pending
+            for pending in self._pending.values()
+            if any(partition_of(hash_value) == partition for hash_value in pending.hashes)
+        )
+
+    def clear(self) -> int:
+        """Have all replies asked for again."""
+        return self._outdate(self._pending.values())
+
+    def _outdate(self, found: Iterable[_Pending]) -> int:
+        count = 0
+        for pending in found:
+            pending.outdated = True
+            count += 1
+        return count
+
+
+def _private_response(response_der: bytes) -> Response:
+    """Build the response for one client alone.
+
+    RFC 6960 §4.4.1: a nonce answer is of no use to others. RFC 9919 §7.2: no no-store on an authoritative answer.
+    """
+    return Response(
+        200,
+        response_der,
+        (
+            (b"Content-Type", OCSP_RESPONSE_TYPE),
+            (b"Cache-Control", b"max-age=0, private, no-transform, must-revalidate"),
+        ),
+    )
