@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
@@ -116,6 +117,17 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert pins.refused_at("pin 0") is None
         assert pins.refused_at("pin 1")
         assert pins.refused_at(f"pin {MAX_REMEMBERED}")
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    """While one process looks up, tries and records a PIN, no other does: each would cost the token a try."""
+    refused = RefusedPins(tmp_path)
+    with refused.guard("token") as pins, pins.path.open() as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path = pins.path
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_damaged_memory_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
