@@ -87,3 +87,9 @@ HTTP_TIMEOUTS = Counter(
     "Connections ended because nothing came, by what was waited for: request, idle, write, reply.",
     ["what"],
 )
+
+# --- the one write path (responder.revocation) ---
+STATUS_CHANGES = Counter("revocast_status_changes_total", "Committed changes of statuses, by kind.", ["kind"])
+TRANSITIONS_REFUSED = Counter(
+    "revocast_transitions_refused_total", "Changes that a source asked for and that were refused, by reason.", ["reason"]
+)

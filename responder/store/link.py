@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import hiredis
 from redis import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -143,7 +144,8 @@ class Link:
         with self._lock, self._dropping():
             if not self._checked:
                 self._check_server()
-            self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+            packed = b"".join(map(hiredis.pack_command, commands))
+            self._connection.send_packed_command([packed], check_health=False)
             self._pending.append(pending)
         return pending
 

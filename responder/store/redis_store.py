@@ -66,7 +66,8 @@ __all__ = [
 T = TypeVar("T")
 
 PARTITIONS = range(layout.PARTITIONS)
-BULK_BUCKETS = 64  # buckets in one pipeline: about a megabyte, some 20 ms of Redis
+BULK_BUCKETS = 16
+MAP_TRIES = 20
 BULK_READS = 1_000  # small commands in one pipeline
 
 
@@ -164,7 +165,7 @@ class Store:
 
     def bucket_map(self, ca: str, bits: int) -> BucketMap:
         """Return every bucket of a CA, looking down to ``bits`` and as far below as any bucket says that it lies."""
-        while True:
+        for _ in range(MAP_TRIES):
             found: dict[int, int] = {}
             for numbers in _batches(range(1 << bits), BULK_READS):
                 commands = [("HGET", self.layout.status(ca, number), layout.BITS_FIELD) for number in numbers]
@@ -172,22 +173,29 @@ class Store:
                     if reply is not None:
                         found[number] = int(reply)
             deepest = max(found.values(), default=bits)
-            if deepest <= bits:
-                break
-            bits = deepest
-        covered = bytearray(1 << bits)
-        for number, depth in found.items():
-            for leaf in range(number, 1 << bits, 1 << depth):
-                covered[leaf] = 1
-        missing = [number for number in range(1 << bits) if not covered[number]]
-        return BucketMap(bits, found, frozenset(missing))
+            if deepest > bits:
+                bits = deepest
+                continue
+            covered = bytearray(1 << bits)
+            for number, depth in found.items():
+                covered[number :: 1 << depth] = bytes(1 if leaf == 0 else 2 for leaf in covered[number :: 1 << depth])
+            if 2 in covered:
+                continue  # a bucket was split between the reading of it and of its child
+            return BucketMap(bits, found, frozenset(number for number, times in enumerate(covered) if not times))
+        raise StoreUnavailable(f"the buckets of {ca} changed with every reading")
+
+    def agree_bits(self, ca: str, bits: int) -> int:
+        """Return the bits by which a CA's buckets are made; ``bits`` is what whoever comes first makes them by."""
+        key = self.layout.ca(ca)
+        replies = self._write([("HSETNX", key, layout.CA_BITS, bits), ("HGET", key, layout.CA_BITS)])
+        return int(replies[1])
 
     def create_buckets(self, ca: str, bits: int) -> None:
-        """Make every bucket of a CA that is not there, empty; for a CA that holds nothing yet."""
-        missing = sorted(self.bucket_map(ca, bits).missing)
-        for _ in self.create_many([NewBucket(ca, bucket, bits, {}, layout.NEVER_DUE) for bucket in missing]):
+        """Make every bucket that a CA lacks, empty; for one that holds nothing yet. ``bits``: if none were agreed."""
+        buckets = self.bucket_map(ca, self.agree_bits(ca, bits))
+        made = [NewBucket(ca, bucket, buckets.bits, {}, layout.NEVER_DUE) for bucket in sorted(buckets.missing)]
+        for _ in self.create_many(made):  # a conflict: somebody else has made it
             pass
-        self.grow(ca, bits)
 
     def locate(self, ca: str, serials: Sequence[bytes], bits: int | None = None) -> list[Located]:
         """Find where serials live, and their statuses; ``bits`` is a first guess.
@@ -267,7 +275,11 @@ class Store:
         return self._bulk((self._commit_command(one) for one in commits), scripts.COMMIT)
 
     def create_many(self, buckets: Iterable[NewBucket]) -> Iterator[Committed | CommitConflict]:
-        """Make buckets that are not there, with all they hold; as ``commit_many``."""
+        """Make buckets that are not there, with all they hold; as ``commit_many``. In ascending order.
+
+        A bucket is not made below one that holds its serials already. Nor above: it would have to come between two of
+        those that another makes in the same order, of which the first has its own number.
+        """
         return self._bulk((self._create_command(one) for one in buckets), scripts.CREATE)
 
     def split_bucket(self, ca: str, bucket: StatusBucket) -> tuple[int, int]:
@@ -325,15 +337,19 @@ class Store:
 
     def _create_command(self, new: NewBucket) -> Command:
         ca, keys, seen = new.ca, self._bucket_keys(new.ca, new.bucket), dict[str, int]()
+        every = itertools.chain.from_iterable((octets.hex(), text) for octets, text in new.entries.items())
         revoked: list[Any] = []
-        every: list[Any] = []
         for octets, text in new.entries.items():
-            serial = octets.hex()
-            every += (serial, text)
             if text.startswith("revoked"):
-                revoked += (self._revoked_index(ca, keys, seen, octets), serial, text)
+                revoked += (self._revoked_index(ca, keys, seen, octets), octets.hex(), text)
         member = layout.due_member(ca, new.bucket)
-        head = (new.bits, ca, f"{new.bucket:x}", member, _score(new.due_at), len(revoked) // 3)
+        ancestors: list[Any] = []
+        for bits in range(layout.MIN_BITS, new.bits):
+            number = bucket_number(new.bucket, bits)
+            if number != new.bucket:
+                ancestors += (self.layout.status(ca, number), bits)
+        head = (new.bits, ca, f"{new.bucket:x}", member, _score(new.due_at), len(ancestors) // 2, len(revoked) // 3)
+        revoked = [*ancestors, *revoked]
         return ("EVALSHA", scripts.CREATE.sha, len(keys), *keys, *head, *revoked, *every)
 
     def _bulk(self, commands: Iterator[Command], script: scripts.Script) -> Iterator[Committed | CommitConflict]:
@@ -477,6 +493,10 @@ class Store:
         command = ("EVALSHA", scripts.PUT_ANSWERS.sha, len(keys), *keys, *arguments)
         finish = self._link.send_scripts([command], [scripts.PUT_ANSWERS])
         return lambda: _made(self._link.good(finish()[0]), ca, bucket)[1]
+
+    def drop_answers(self, ca: str, bucket: int, hash_name: str) -> None:
+        """Drop a whole answers hash: nobody has asked for its kind for long."""
+        self._link.call("DEL", self.layout.answers(ca, bucket, hash_name))
 
     def put_signer(self, signer_id: str, template: bytes, certificate: bytes) -> None:
         """Store what workers need to put a signer's answers together: before its first answer."""

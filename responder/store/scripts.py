@@ -123,31 +123,36 @@ return {{1, number, redis.call('HLEN', status) - 1}}
 
 # A bucket that is not there, with all that it holds: the first load, and the repair of a loss.
 # KEYS status, answers:sha1, answers:sha256, changed, due, journal, revoked…
-# ARGV bits, ca, bucket, due member, due score, count of revoked, then of each: key index, hex, text; then hex, text of all
+# ARGV bits, ca, bucket, due member, due score, count of shallower buckets that would hold its serials, count of revoked;
+#      then of each shallower: status key, its bits; of each revoked: key index, hex, text; of all: hex, text
 CREATE = Script(
     _COMMON
     + f"""
 local status, changed, due, journal = KEYS[1], KEYS[4], KEYS[5], KEYS[6]
 typed(status, 'hash')
-if redis.call('EXISTS', status) == 1 then return {{0, '.bits'}} end
-redis.call('DEL', KEYS[2], KEYS[3])
+if redis.call('HGET', status, '.bits') then return {{0, '.bits'}} end
+local first_revoked = 8 + 2 * tonumber(ARGV[6])
+for at = 8, first_revoked - 1, 2 do
+  if redis.call('HGET', ARGV[at], '.bits') == ARGV[at + 1] then return {{0, ARGV[at]}} end
+end
+redis.call('DEL', status, KEYS[2], KEYS[3])
 typed(due, 'zset')
 redis.call('ZADD', due, 'LT', ARGV[5], ARGV[4])
-local first, serials = 7 + 3 * tonumber(ARGV[6]), {{}}
+local first, serials = first_revoked + 3 * tonumber(ARGV[7]), {{}}
 for at = first, math.min(#ARGV, first + 2 * {JOURNAL_SERIALS} + 1), 2 do serials[#serials + 1] = ARGV[at] end
 local number = 0
 if #serials > 0 then number = append(journal, ARGV[2], ARGV[3], 'new', serials) end
 typed(changed, 'zset')
 local has_base = redis.call('ZSCORE', changed, '{BASE_MEMBER}')
 for i = 7, #KEYS do typed(KEYS[i], 'hash') end
-for at = 7, first - 1, 3 do
+for at = first_revoked, first - 1, 3 do
   redis.call('HSET', KEYS[6 + tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2])
   if has_base then redis.call('ZADD', changed, number, ARGV[at + 1]) end
 end
+redis.call('HSET', status, '.bits', ARGV[1]) -- first, since every reader asks for it: a packed hash is searched in order
 for from = first, #ARGV, CHUNK do
   redis.call('HSET', status, unpack(ARGV, from, math.min(from + CHUNK - 1, #ARGV)))
 end
-redis.call('HSET', status, '.bits', ARGV[1])
 return {{1, number, redis.call('HLEN', status) - 1}}
 """
 )
@@ -196,8 +201,8 @@ end
 redis.call('ZADD', due, redis.call('ZSCORE', due, ARGV[4]) or 0, ARGV[5])
 local number = append(journal, ARGV[2], ARGV[3], 'split', nil)
 local bits = string.format('%d', tonumber(ARGV[1]) + 1)
-for i = 1, #names do redis.call('HSET', child, names[i], texts[i]) end
 redis.call('HSET', child, '.bits', bits)
+for i = 1, #names do redis.call('HSET', child, names[i], texts[i]) end
 redis.call('HSET', status, '.bits', bits)
 each_chunk(names, function(...) redis.call('HDEL', status, ...) end)
 return {1, number}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from responder.clock import parse_utc
@@ -145,7 +146,7 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BucketMap:
     """Every bucket of a CA with its bits, and the holes: where a bucket should be and none is."""
 
@@ -153,17 +154,23 @@ class BucketMap:
     buckets: dict[int, int]
     missing: frozenset[int]  # numbers at ``bits``
 
-    def bucket_of(self, hash_value: int) -> tuple[int, int]:
-        """Return number and bits of the bucket that holds, or should hold, a serial hash."""
-        for bits in range(self.bits, layout.MIN_BITS - 1, -1):
-            number = layout.bucket_number(hash_value, bits)
-            if self.buckets.get(number) == bits:
-                return number, bits
-        return layout.bucket_number(hash_value, self.bits), self.bits
+    @property
+    def least_bits(self) -> int:
+        """The shallowest: a group of rows by that many bits or fewer holds whole buckets."""
+        return min([*self.buckets.values(), *([self.bits] if self.missing else [])])
 
-    def all_buckets(self) -> list[tuple[int, int]]:
-        """Return number and bits of every bucket, the missing ones too."""
-        return sorted([*self.buckets.items(), *((number, self.bits) for number in self.missing)])
+    @cached_property
+    def leaves(self) -> list[int]:
+        """By a serial hash's low ``bits``: the number of the bucket that holds, or should hold, the serial."""
+        found = list(range(1 << self.bits))
+        for number, bits in self.buckets.items():
+            for leaf in range(number, 1 << self.bits, 1 << bits):
+                found[leaf] = number
+        return found
+
+    def bits_of(self, bucket: int) -> int:
+        """Return a bucket's bits, also of a missing one."""
+        return self.bits if bucket in self.missing else self.buckets[bucket]
 
 
 def pairs(flat: Sequence[Any]) -> dict[Any, Any]:
