@@ -229,6 +229,23 @@ def malformed() -> Iterator[tuple[str, str, str, str, bytes]]:
     )
     yield "length-4-gib", x690_lengths, "truncated", "A length that fits 32 bits.", b"\x30\x84\xff\xff\xff\xff"
     yield "length-127-octets", x690_lengths, "length-too-large", "FF is reserved.", b"\x30\xff" + b"\x01" * 127
+    long = request(extensions=[extension(PRIVATE, bytes(300))])
+    assert long[1] == 0x82
+    yield (
+        "length-leading-zero-long",
+        x690_lengths,
+        "length-not-minimal",
+        "83 00 before a length of two octets.",
+        b"\x30\x83\0" + long[2:],
+    )
+    for name, octets in (
+        ("tbs-request", tlv(0x30, tlv(0x30, tlv(0x30, single(cert_id())), tlv(0xA3, NULL)))),
+        ("request", request([tlv(0x30, cert_id(), NULL)])),
+        ("cert-id", request([single(tlv(0x30, cert_id()[2:], NULL))])),
+        ("extension", request(extensions=[tlv(0x30, tlv(6, BASIC), tlv(4), NULL)])),
+        ("signature", request(optional_signature=tlv(0xA0, tlv(0x30, algorithm("1.2.3"), tlv(3, b"\0"), NULL)))),
+    ):
+        yield f"trailing-in-{name}", RFC6960, "trailing-data", "One element more than the type has.", octets
     yield "tag-set", RFC6960, "unexpected-tag", "A SET in place of the SEQUENCE.", b"\x31" + plain[1:]
     yield "tag-high", RFC6960, "high-tag-number", "A tag number above 30.", b"\x3f" + plain[1:]
     yield "tag-primitive-sequence", RFC6960, "unexpected-tag", "A primitive SEQUENCE.", b"\x10" + plain[1:]
