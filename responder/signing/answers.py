@@ -24,6 +24,7 @@ CLOCK_TOLERANCE_S = 2  # how far clocks may be apart before somebody's is wrong
 UNKNOWN_VALIDITY_S = 900
 RECHECK_LEAST_S = 2  # how soon a bucket is looked at again that could not be signed
 RECHECK_MOST_S = 3_600
+SIGNER_RECHECK_S = 300  # the same, where the next signer certificate is waited for
 
 _PLAIN_GOOD_CHARS = len("good exp=2026-11-20T10:00:00Z")
 # RFC 5280 §5.3.1: unspecified is left out, 7 is not used; removeFromCRL never gets here (see Moment._decide).
@@ -236,7 +237,7 @@ class Moment:
             return self.recheck_at(next_update)
         if ends_with_signer and due == next_update:
             # Nothing is signed afresh until there is a new signer certificate, which is then to be used in time.
-            return min(due, self.recheck_at(next_update))
+            return min(due, self.recheck_at(next_update), self.now + SIGNER_RECHECK_S)
         return due
 
     def recheck_at(self, next_update: int | None = None) -> int:

@@ -34,7 +34,7 @@ CLAIM_SIGNING_S = 0.25  # signing that one round of claims is worth: a revocatio
 MOST_CLAIMS = 16
 NOT_LOADED_RECHECK_S = 1.0  # a bucket of a CA whose first load is under way
 FOREIGN_RECHECK_S = 5.0  # a bucket of a CA that this configuration does not have; another presigner may
-SIGNER_RECHECK_S = 5.0
+FAILED_RECHECK_S = 5.0  # a bucket of a key that failed
 MISSING_RECHECK_S = 5.0  # a bucket whose statuses Redis has lost
 STORE_FULL = 0.85  # of maxmemory: above it only revocations are signed, so that they always fit
 LOOK_AROUND_S = 5.0  # between looks at memory and figures
@@ -224,7 +224,7 @@ class Presigner:
                 made += self._sign_bucket(work)
             except SignerUnavailable as error:
                 self._last_refusal = error
-                work.next_due = self._clock.now() + SIGNER_RECHECK_S
+                work.next_due = self._clock.now() + FAILED_RECHECK_S
             ahead.append(work)
             # Redis stores one bucket while the next is being signed.
             if len(ahead) > 1:
@@ -300,6 +300,9 @@ class Presigner:
             made += self._carry_out(work, moment, "sha256", plan, wanted)
             if changed is None:
                 work.next_due = min(work.next_due, plan.next_due)
+        elif plan.afresh and work.info.sha256_asked is not None:
+            # Nobody has asked for SHA-256 for a whole validity: those answers are let go, not kept to run out.
+            self._store.drop_answers(claim.ca, claim.bucket, "sha256")
         return made
 
     def _wanted(self, desk: Desk, moment: Moment, bucket: StatusBucket) -> dict[bytes, Wanted]:
