@@ -110,14 +110,22 @@ class StoredSource:
                 [(one.question.issuer.id, one.question.hash_name, one.question.serial_octets) for one in open_flights]
             )
             await self._load_templates(readings)
-            await self._load_ca_infos(open_flights, readings)
+            answers = [
+                self._answer(flight.question, reading) if isinstance(reading, Reading) else None
+                for flight, reading in zip(open_flights, readings, strict=True)
+            ]
+            await self._load_ca_infos(
+                flight.question.issuer.id
+                for flight, answer in zip(open_flights, answers, strict=True)
+                if answer is None
+            )
             # No await from here on: whatever the journal has named by now is marked, and nothing slips in between.
             again: list[_Flight] = []
-            for flight, reading in zip(open_flights, readings, strict=True):
+            for flight, reading, answer in zip(open_flights, readings, answers, strict=True):
                 if flight.outdated:
                     again.append(flight)
                 else:
-                    self._settle(flight, self._found(flight, reading))
+                    self._settle(flight, self._found(flight, reading, answer))
             if not again:
                 return
             open_flights = again
@@ -126,12 +134,12 @@ class StoredSource:
 
     async def _load_templates(self, readings: Sequence[Reading | StoreUnavailable]) -> None:
         """Read what puts a signer's answers together: once for each signer, whose id is a hash of it."""
-        for reading in readings:
-            if not isinstance(reading, Reading) or reading.header is None:
-                continue
-            signer_id = reading.header.signer_id
-            if signer_id in self._templates:
-                continue
+        wanted = {
+            reading.header.signer_id
+            for reading in readings
+            if isinstance(reading, Reading) and reading.header is not None
+        }
+        for signer_id in wanted - self._templates.keys():
             record = await self._store.signer(signer_id)
             if record is None:
                 log.error("signer_unknown", signer_id=signer_id)
@@ -143,22 +151,21 @@ class StoredSource:
             except ValueError as error:
                 log.error("signer_malformed", signer_id=signer_id, error=str(error))
 
-    async def _load_ca_infos(self, flights: Sequence[_Flight], readings: Sequence[Reading | StoreUnavailable]) -> None:
+    async def _load_ca_infos(self, cas: Iterable[str]) -> None:
         """Read what is known of the CAs of serials that have no answer: whether a load is whole, and the override."""
         now = self._clock.monotonic()
-        for flight, reading in zip(flights, readings, strict=True):
-            ca = flight.question.issuer.id
-            if isinstance(reading, Reading) and reading.packed is None:
-                known = self._ca_infos.get(ca)
-                if known is None or now - known[0] >= CA_INFO_S:
-                    self._ca_infos[ca] = (now, await self._store.ca_info(ca))
+        for ca in cas:
+            known = self._ca_infos.get(ca)
+            if known is None or now - known[0] >= CA_INFO_S:
+                self._ca_infos[ca] = (now, await self._store.ca_info(ca))
 
-    def _found(self, flight: _Flight, reading: Reading | StoreUnavailable) -> Answer | NotReady | StoreUnavailable:
+    def _found(
+        self, flight: _Flight, reading: Reading | StoreUnavailable, answer: Answer | None
+    ) -> Answer | NotReady | StoreUnavailable:
         """Turn what Redis holds into what the endpoint is told, and remember it."""
         if isinstance(reading, StoreUnavailable):
             return reading
         question = flight.question
-        answer = self._answer(question, reading)
         if answer is not None:
             self._table.put(question.cert_id_der, answer, question.issuer.id, flight.hash_value)
             return answer
