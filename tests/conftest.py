@@ -6,5 +6,7 @@ import importlib.util
 
 # Each offers its fixtures under the names that its docstring tells.
 pytest_plugins = [
-    name for name in ("tests.pki", "tests.redis_fixture", "tests.softhsm") if importlib.util.find_spec(name)
+    name
+    for name in ("tests.pki", "tests.redis_fixture", "tests.signing_room", "tests.softhsm")
+    if importlib.util.find_spec(name)
 ]

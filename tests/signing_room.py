@@ -1,5 +1,7 @@
 """A CA with its statuses in a real Redis, a real key, and a clock that the test sets: what the signing tests work in.
 
+Fixtures: make_room(server=None, **options) and room.
+
 Statuses are committed as responder.revocation does, through the store. Every answer that a test looks at is put together as
 a worker does it, and verified by cryptography first.
 """
@@ -8,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography.x509 import ocsp
 
 from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble, encode_cert_id, unpack_answer
@@ -106,7 +109,18 @@ validity = "{validity}"
         self.signer: ResponseSigner
         self.key: CountingSigner
         self.take_up_signer()
-        self.store: Store = server.store()
+        self._stores: list[Store] = []
+        self.store = self.new_store()
+
+    def new_store(self) -> Store:
+        """Return a Store with a connection of its own; ``close`` closes it."""
+        self._stores.append(self.server.store())
+        return self._stores[-1]
+
+    def close(self) -> None:
+        """Close every connection."""
+        for store in self._stores:
+            store.close()
 
     def take_up_signer(self) -> None:
         """Open the signer that the configuration names now."""
@@ -123,14 +137,14 @@ validity = "{validity}"
     def presigner(self, **options: Any) -> Presigner:
         """Return a presigner with the room's signer."""
         options.setdefault("guard", self.guard())
-        options.setdefault("store", self.server.store())
+        options.setdefault("store", self.new_store())
         return Presigner(options.pop("store"), self.issuers, {self.issuer.id: self.signer}, self.clock, **options)
 
     def live(self, presigner: Presigner | None = None, **options: Any) -> LiveSigner:
         """Return a live signer; its guard takes the test's clock for Redis's."""
         options.setdefault("guard", self.guard())
         desks = (presigner or self.presigner()).desks
-        return LiveSigner(self.server.store(), desks, self.clock, options["guard"])
+        return LiveSigner(self.new_store(), desks, self.clock, options["guard"])
 
     # --- statuses -------------------------------------------------------------------------------------------------
 
@@ -194,3 +208,22 @@ validity = "{validity}"
         """Return the stored answers of serials, each verified."""
         found = {serial: self.stored(serial, hash_name) for serial in serials}
         return {serial: response for serial, response in found.items() if response is not None}
+
+
+@pytest.fixture
+def make_room(redis_server: Callable[..., RedisServer], tmp_path: Path) -> Iterator[Callable[..., Room]]:
+    """Return a function that makes a Room on a server of its own, or on ``server``."""
+    rooms: list[Room] = []
+
+    def make(server: RedisServer | None = None, **options: Any) -> Room:
+        rooms.append(Room(server or redis_server(), tmp_path, **options))
+        return rooms[-1]
+
+    yield make
+    for made in rooms:
+        made.close()
+
+
+@pytest.fixture
+def room(make_room: Callable[..., Room]) -> Room:
+    return make_room()

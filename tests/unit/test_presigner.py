@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -21,13 +20,8 @@ from tests.pki import make_signer
 from tests.redis_fixture import RedisServer
 from tests.signing_room import DAY_S, GOOD, Room
 
-ServerMaker = Callable[..., RedisServer]
+RoomMaker = Callable[..., Room]
 SERIALS = range(1, 301)
-
-
-@pytest.fixture
-def room(redis_server: ServerMaker, tmp_path: Path) -> Room:
-    return Room(redis_server(), tmp_path)
 
 
 def revoked(at: float, reason: str = "keyCompromise", *words: str) -> str:
@@ -45,8 +39,8 @@ def seconds(answer: ocsp.OCSPResponse | None) -> tuple[int, int, int]:
     )
 
 
-def test_every_answer_is_signed_once_and_verifies(each_redis: RedisServer, tmp_path: Path) -> None:
-    room = Room(each_redis, tmp_path)
+def test_every_answer_is_signed_once_and_verifies(each_redis: RedisServer, make_room: RoomMaker) -> None:
+    room = make_room(each_redis)
     now = int(room.clock.now())
     texts = dict.fromkeys(SERIALS, GOOD)
     texts |= {serial: revoked(now - serial, "superseded") for serial in SERIALS if serial % 10 == 0}
@@ -76,8 +70,8 @@ def test_every_answer_is_signed_once_and_verifies(each_redis: RedisServer, tmp_p
 
 
 @pytest.mark.parametrize("key_type", ["rsa2048", "p384", "ed25519"])
-def test_other_keys(redis_server: ServerMaker, tmp_path: Path, key_type: str) -> None:
-    room = Room(redis_server(), tmp_path, key_type=key_type)
+def test_other_keys(make_room: RoomMaker, key_type: str) -> None:
+    room = make_room(key_type=key_type)
     room.load(dict.fromkeys(range(1, 40), GOOD))
     assert room.presigner().run_until_idle() == 39
     assert len(room.all_stored(range(1, 40))) == 39
@@ -158,7 +152,7 @@ def test_a_restart_goes_on_where_the_last_one_ended(room: Room) -> None:
 
 def test_a_claim_that_died_comes_due_again(room: Room) -> None:
     room.load(dict.fromkeys(SERIALS, GOOD))
-    dead = room.server.store()
+    dead = room.new_store()
     claims = dead.claim_due(range(16), room.clock.now(), LEASE_S, 5)
     assert len(claims) == 5
     presigner = room.presigner()
@@ -303,9 +297,9 @@ def test_a_revocation_dated_ahead(room: Room) -> None:
     assert answer.revocation_time_utc.timestamp() == at
 
 
-def test_expired_certificates(redis_server: ServerMaker, tmp_path: Path) -> None:
+def test_expired_certificates(make_room: RoomMaker) -> None:
     """EXT-03: within its retention with archiveCutoff; ERR-05: past it, no answer."""
-    room = Room(redis_server(), tmp_path, ca_options='retention = "10d"')
+    room = make_room(ca_options='retention = "10d"')
     now = int(room.clock.now())
     room.load({1: f"good exp={format_utc(now - DAY_S)}", 2: f"good exp={format_utc(now - 10 * DAY_S)}", 3: GOOD})
     room.presigner().run_until_idle()
@@ -322,9 +316,9 @@ def test_expired_certificates(redis_server: ServerMaker, tmp_path: Path) -> None
     assert len(plain.single_extensions) == 0
 
 
-def test_archive_cutoff_of_the_issuer(redis_server: ServerMaker, tmp_path: Path) -> None:
+def test_archive_cutoff_of_the_issuer(make_room: RoomMaker) -> None:
     """ETS-08: archiveCutoff is the CA certificate's notBefore."""
-    room = Room(redis_server(), tmp_path, ca_options='profile = "etsi"', ocsp_options='archive_cutoff = "issuer"')
+    room = make_room(ca_options='profile = "etsi"', ocsp_options='archive_cutoff = "issuer"')
     room.load({1: f"good exp={format_utc(room.clock.now() - DAY_S)}"})
     room.presigner().run_until_idle()
     answer = room.stored(1)
@@ -334,10 +328,9 @@ def test_archive_cutoff_of_the_issuer(redis_server: ServerMaker, tmp_path: Path)
     assert answer.single_extensions[0].value.public_bytes() == b"\x18\x0f" + text
 
 
-def test_a_signer_about_to_end(redis_server: ServerMaker, tmp_path: Path) -> None:
+def test_a_signer_about_to_end(make_room: RoomMaker) -> None:
     """DEL-05: nextUpdate ends with the certificate in the answer; DEL-04: the next signer takes over in time."""
-    server = redis_server()
-    room = Room(server, tmp_path)
+    room = make_room()
     end = int(room.clock.now()) + DAY_S
     make_signer(room.ca, not_after=end)
     room.take_up_signer()
@@ -551,9 +544,9 @@ def _partition(room: Room, serial: int) -> int:
     return serial_hash(serial_to_octets(serial)) & 15
 
 
-def test_a_full_store_takes_only_revocations(redis_server: ServerMaker, tmp_path: Path) -> None:
-    server = redis_server()
-    room = Room(server, tmp_path)
+def test_a_full_store_takes_only_revocations(make_room: RoomMaker) -> None:
+    room = make_room()
+    server = room.server
     room.load(dict.fromkeys(range(1, 50), GOOD))
     server.client().set("something-large", b"x" * 20_000_000)
     presigner = room.presigner()
