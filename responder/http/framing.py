@@ -56,6 +56,7 @@ class HeadReader:
     __slots__ = (
         "_complete",
         "_in_body",
+        "_last_host",
         "_max_header_bytes",
         "_max_target_bytes",
         "_parser",
@@ -80,6 +81,7 @@ class HeadReader:
         self.http_1_0 = False
         self._complete = 0  # ends of message that llhttp has seen since the head began; -1: it was not asked
         self._in_body = False
+        self._last_host = b""  # found valid; a connection mostly repeats it
         self._refusal: Refused | None = None  # raised once llhttp is done: its callbacks cannot choose a status
         self._renew()
 
@@ -224,8 +226,10 @@ class HeadReader:
             # RFC 9112 §3.2: a 1.1 request without Host gets 400; HTTP/1.0 does not know it.
             if not self.http_1_0:
                 raise Refused(400, "no Host")
-        elif not _HOST.fullmatch(host):
-            raise Refused(400, "not a valid Host")
+        elif host != self._last_host:
+            if not _HOST.fullmatch(host):
+                raise Refused(400, "not a valid Host")
+            self._last_host = host
         connection = fields.get(b"connection")
         if connection is None:
             # RFC 9112 §9.3: 1.1 persists unless it says close; 1.0 only if it says keep-alive.

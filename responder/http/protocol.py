@@ -386,17 +386,13 @@ class HTTPProtocol(asyncio.Protocol):
     def _dispatch(self, body: bytes) -> None:
         head = self._head
         get = head.fields.get
-        request = Request(
-            head.method,
-            head.target,
-            body,
-            get(b"content-type"),
-            get(b"if-none-match"),
-            get(b"if-modified-since"),
-            get(b"if-match"),
-            get(b"if-unmodified-since"),
-            self._peer,
-        )
+        request = Request(head.method, head.target, body, peer=self._peer)
+        if len(head.fields) > 1:  # more than Host
+            request.content_type = get(b"content-type")
+            request.if_none_match = get(b"if-none-match")
+            request.if_modified_since = get(b"if-modified-since")
+            request.if_match = get(b"if-match")
+            request.if_unmodified_since = get(b"if-unmodified-since")
         exchange = self._enqueue(request, head.keep_alive)
         try:
             self._state.handler.handle(request, exchange)

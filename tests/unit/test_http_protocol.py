@@ -643,6 +643,15 @@ def test_a_busy_connection_is_never_idle() -> None:
     assert not wire.ended
 
 
+def test_the_wheel_keeps_few_notes() -> None:
+    """SEC-05: a connection that alternates between slow requests and idling does not pile up notes in the wheel."""
+    wire = Wire(limits=TIMES)
+    for _ in range(500):
+        wire.send(get()[:-4]).wait(3).send(get()[-4:]).wait(4)
+    assert len(wire.replies()) == 500
+    assert sum(len(bucket) for bucket in wire.state.wheel._buckets.values()) <= 8
+
+
 def test_a_client_that_does_not_read() -> None:
     """SEC-05: past the high-water mark we stop reading and answering, and cut it off after idle_timeout."""
     wire = Wire(FixedHandler(Response(200, b"x" * 10_000)), limits=TIMES, reads=False)
