@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import uvloop
 from cryptography.x509 import ocsp
 
 from responder.http.message import Request, Response
@@ -174,4 +175,4 @@ def in_edge(room: Room) -> Callable[[Callable[[EdgeRoom], Any]], None]:
             await edge.close()
             room.close()
 
-    return lambda body: asyncio.run(run(body))
+    return lambda body: uvloop.run(run(body))

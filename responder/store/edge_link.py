@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
@@ -47,8 +47,8 @@ class _Protocol(asyncio.Protocol):
         self.lost: StoreUnavailable | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what asyncio gives to a stream's protocol
-        self._transport = transport
+        # A stream's protocol gets a Transport; uvloop's does not inherit from asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         self._watch = self._loop.call_later(WATCH_S, self._look)
 
     def request(self, commands: Sequence[Command], timeout_s: float) -> asyncio.Future[list[Any]]:
