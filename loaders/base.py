@@ -95,6 +95,7 @@ class Loader(Protocol):
     """Reads one source for one CA. Every method raises SourceUnavailable where the source cannot be read at all."""
 
     Options: ClassVar[type[LoaderOptions]]
+    name: str  # the source, as reports and errors call it
     lists_issued: bool  # True: a serial that it does not list was not issued
     good_releases_hold: (
         bool  # True: a good row states the status now, and so ends a hold; False: only ``released`` does

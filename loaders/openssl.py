@@ -28,6 +28,7 @@ from responder.issuers import Issuer
 from responder.model import CRLReason, serial_to_octets
 
 BLOCK_BYTES = 1 << 20  # read at a time: some 15 thousand rows
+RECENT_S = 2.0  # coarser than any file system's clock (FAT: 2 s)
 MAX_LINE_BYTES = 1 << 16  # openssl writes a few hundred; a file without line ends must not fill the memory
 MAX_SERIAL_HEX = 256  # RFC 5280 §4.1.2.2 allows 20 octets; far more is no serial
 _SERIAL = re.compile(rb"(-?)((?:[0-9A-Fa-f]{2})+)")
@@ -306,6 +307,7 @@ class OpenSSLLoader:
     def __init__(self, options: LoaderOptions, issuer: Issuer, siblings: Sequence[Issuer], clock: Clock) -> None:
         """``siblings`` are the other CAs whose source is this very file."""
         assert isinstance(options, OpenSSLOptions)  # noqa: S101 - the registry checks options by our own model
+        self.name = str(options.path)
         self._options = options
         self._clock = clock
         self._folders = CertificateFolders(options.path, options.certificates, issuer)
@@ -313,12 +315,17 @@ class OpenSSLLoader:
         self.follows_clock = not options.dated
 
     def peek(self) -> str:
-        """Return mtime, inode and size; raises SourceUnavailable."""
+        """Return mtime, inode and size; raises SourceUnavailable.
+
+        A file may be written twice within one tick of the file system's clock. So its mtime says nothing while it is
+        recent, and what was read then is read once more.
+        """
         try:
             stat = self._options.path.stat()
         except OSError as error:
             raise SourceUnavailable(f"{self._options.path}: cannot be read: {error.strerror}") from error
-        return f"{stat.st_mtime_ns}:{stat.st_ino}:{stat.st_size}"
+        age = self._clock.now() - stat.st_mtime
+        return f"{stat.st_mtime_ns}:{stat.st_ino}:{stat.st_size}" + (":recent" if age < RECENT_S else "")
 
     def snapshot(self) -> IndexSnapshot:
         """Open the file for one reading; raises SourceUnavailable."""

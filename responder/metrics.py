@@ -33,6 +33,18 @@ SOURCE_AS_OF = Gauge(
     multiprocess_mode="mostrecent",
 )
 SOURCE_ERRORS = Counter("revocast_source_errors_total", "Readings of a source that failed, by CA.", ["ca"])
+SOURCE_REJECTED = Gauge(
+    "revocast_source_rejected_rows",
+    "Rows of a CA's source that could not be understood at its last reading.",
+    ["ca"],
+    multiprocess_mode="mostrecent",
+)
+SOURCE_HELD_BACK = Gauge(
+    "revocast_source_held_back",
+    "1 while a CA's source lists so few certificates that it is not believed, else 0.",
+    ["ca"],
+    multiprocess_mode="mostrecent",
+)
 
 # --- signers (presign) ---
 SIGNER_NOT_AFTER = Gauge(

@@ -1,0 +1,102 @@
+"""``revocast load``, and the follow role as the supervisor starts it. Errors become exit codes in responder/cli."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from loaders.follow import follow_all
+from loaders.report import report_lines
+from loaders.runner import Progress as PassProgress
+from loaders.runner import load_ca
+from responder.cli.named import open_config, with_redis
+from responder.cli.operate import ConfigFile
+from responder.clock import SystemClock
+from responder.config import load_config
+from responder.errors import OperatorError
+from responder.log import configure_logging
+from responder.roles.child import announce_ready
+from responder.store.redis_store import Store
+
+EXIT_REJECTED = 1
+
+
+def load(
+    config: ConfigFile,
+    ca: Annotated[str | None, typer.Option("--ca", metavar="NAME", help="Only this CA.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and write nothing.")] = False,
+) -> None:
+    """Read the CAs' databases once, bring in what changed, and say what it was; exit code 1 if anything was refused."""
+    settings, issuers = open_config(config)
+    chosen = [issuer for issuer in issuers if ca in (None, issuer.name)]
+    if not chosen:
+        raise OperatorError(f"--ca {ca}: no such CA; there are {', '.join(issuer.name for issuer in issuers)}")
+    is_clean = True
+    with with_redis(settings), Store.connect(settings, "follow") as store, _bar() as progress_of:
+        for issuer in chosen:
+            report = load_ca(
+                store, issuers, issuer, settings, config, dry_run=dry_run, progress=progress_of(issuer.name)
+            )
+            for line in report_lines(report, dry_run=dry_run):
+                typer.echo(line)
+            is_clean = is_clean and report.is_clean
+    if not is_clean:
+        raise typer.Exit(EXIT_REJECTED)
+
+
+def follow(config: ConfigFile) -> None:
+    """Follow the CAs' databases until SIGTERM."""
+    settings = load_config(config)
+    configure_logging("follow", settings.log.level, settings.log.format)
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    follow_all(settings, config, SystemClock(), stop, announce_ready)
+
+
+class _RateColumn(ProgressColumn):
+    """Rows a second while comparing, megabytes a second while reading."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate."""
+        speed = task.speed or 0.0
+        if task.description.endswith("reading"):
+            return Text(f"{speed / 1e6:.1f} MB/s")
+        return Text(f"{speed:,.0f} rows/s")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str], PassProgress]]:
+    """Show a progress bar for each CA on standard error, so that standard output holds the report alone."""
+    columns: Sequence[ProgressColumn | str] = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        _RateColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def of(name: str) -> PassProgress:
+            tasks: dict[str, TaskID] = {}
+
+            def told(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = progress.add_task(f"{name}: {what}", total=total)
+                progress.update(tasks[what], completed=done, total=total)
+
+            return told
+
+        yield of

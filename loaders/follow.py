@@ -1,0 +1,215 @@
+"""The follow role: every CA's source is watched, and each change is brought in within a second.
+
+One thread for each CA, so that one that is slow or out of reach holds up no other. While a source stays as it is, its
+``as_of`` moves on; while it is out of reach, it does not, and the answers run out. A store that was restarted, failed
+over or emptied is brought up to date by a whole pass (DESIGN §5, Commit). Started by the supervisor through
+loaders/cli.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from loaders.base import Loader
+from loaders.reading import PassReport
+from loaders.registry import open_loader
+from loaders.report import log_report
+from loaders.runner import CONFIRM_AFTER_S, Runner, Stopped
+from responder.clock import Clock
+from responder.config import Config
+from responder.errors import RevocastError, SourceUnavailable, StoreUnavailable
+from responder.issuers import Issuer, Issuers
+from responder.log import get_logger
+from responder.metrics import SOURCE_AS_OF, SOURCE_ERRORS, SOURCE_HELD_BACK, SOURCE_REJECTED
+from responder.store.redis_store import Store
+
+log = get_logger(__name__)
+
+POLL_S = 0.5  # a change is seen within this, and brought in within a second where it is small
+AS_OF_EVERY_S = 2.0  # an unchanged source's as_of is written this often: one small write
+RECONCILE_EVERY_S = 3600.0  # a whole pass although nothing seems to have changed: expired rows go, losses come back
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MOST_S = 5.0
+ALARM_EVERY_S = 60.0
+STOP_WITHIN_S = 0.8
+
+
+class CAFollower:
+    """Follows one CA. ``step`` does what is due and says how long nothing will be; used by one thread."""
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        config: Config,
+        config_file: str,
+        issuers: Issuers,
+        clock: Clock,
+        is_stopped: Callable[[], bool] = lambda: False,
+        connect: Callable[[], Store] | None = None,
+    ) -> None:
+        """Raises ConfigError for a source that is not configured rightly; connects to nothing yet."""
+        self._issuer = issuer
+        self._clock = clock
+        self._is_stopped = is_stopped
+        self._connect = connect or (lambda: Store.connect(config, "follow"))
+        self._spool_dir = config.data_dir / "spool"
+        self._loader: Loader
+        self._loader, self._options = open_loader(issuers, issuer, config_file, clock)
+        self._store: Store | None = None
+        self._runner: Runner | None = None
+        self._run_id = ""
+        self._journal_ends: dict[int, int] = {}
+        self._peeked: str | None = None  # what the last pass read; None: a pass is due
+        self._report: PassReport | None = None
+        self._next_pass_at = 0.0  # monotonic; a pass that wants to be confirmed is done again then
+        self._reconcile_at = 0.0
+        self._as_of = 0.0  # last written
+        self._backoff_s = BACKOFF_FIRST_S
+        self._last_alarm = -ALARM_EVERY_S
+
+    def step(self) -> float:
+        """Look at store and source once, and do what is due; returns the seconds to wait. Raises Stopped."""
+        try:
+            self._watch_store()
+            self._watch_source()
+        except StoreUnavailable as error:
+            # What of a pass is committed is not known: the next one compares everything again.
+            log.error("store_unavailable", ca=self._issuer.name, error=str(error), again_in_s=self._backoff_s)
+            self._redo()
+            wait, self._backoff_s = self._backoff_s, min(2 * self._backoff_s, BACKOFF_MOST_S)
+        except SourceUnavailable as error:
+            SOURCE_ERRORS.labels(self._issuer.name).inc()
+            log.error("source_unavailable", ca=self._issuer.name, error=str(error))
+            self._peeked = None
+            wait = POLL_S
+        except RevocastError as error:
+            log.error("load_failed", ca=self._issuer.name, error=str(error))
+            self._redo()
+            wait = BACKOFF_MOST_S
+        else:
+            self._backoff_s = wait = BACKOFF_FIRST_S
+        self._watch_age()
+        return wait
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self._store is not None:
+            self._store.close()
+
+    # --- the store ----------------------------------------------------------------------------------------------
+
+    def _watch_store(self) -> None:
+        """See to it that the store still has what was committed: another run, or journal numbers gone back, say no."""
+        if self._store is None:
+            self._store = self._connect()
+            self._runner = Runner(
+                self._store,
+                self._issuer,
+                self._loader,
+                self._options,
+                self._clock,
+                self._spool_dir,
+                is_stopped=self._is_stopped,
+            )
+            info = self._store.ca_info(self._issuer.id)
+            self._as_of = float(info.as_of or 0) if info is not None else 0.0
+        run_id, ends = self._store.run_id(), self._store.journal_ends()
+        went_back = [partition for partition, number in self._journal_ends.items() if ends[partition] < number]
+        lost = bool(self._run_id) and (run_id != self._run_id or bool(went_back))
+        if not lost and self._report is not None and self._report.settled:
+            info = self._store.ca_info(self._issuer.id)
+            lost = info is None or info.as_of is None or info.as_of < int(self._as_of)
+        if lost:
+            log.warning("store_changed", ca=self._issuer.name, run_id=run_id, partitions_gone_back=went_back)
+            self._redo()
+        self._run_id, self._journal_ends = run_id, ends
+
+    def _redo(self) -> None:
+        """Have the next step do a whole pass."""
+        self._peeked = None
+        self._next_pass_at = 0.0
+        if self._runner is not None:
+            self._runner.forget()
+
+    # --- the source ---------------------------------------------------------------------------------------------
+
+    def _watch_source(self) -> None:
+        as_of, now = self._clock.now(), self._clock.monotonic()
+        peeked = self._loader.peek()
+        if now >= self._reconcile_at:
+            self._redo()
+        if peeked != self._peeked or (self._report is not None and self._report.wants_confirmation):
+            if now >= self._next_pass_at:
+                self._pass(peeked)
+        elif self._report is not None and self._report.settled and self._loader.follows_clock:
+            self._move_as_of(as_of)
+
+    def _pass(self, peeked: str) -> None:
+        assert self._runner is not None  # noqa: S101 - _watch_store has made it
+        report = self._runner.run()
+        # What was peeked before the reading: a change in between is seen as one afterwards.
+        self._peeked = peeked
+        if self._clock.monotonic() >= self._reconcile_at:
+            self._reconcile_at = self._clock.monotonic() + RECONCILE_EVERY_S
+        self._next_pass_at = self._clock.monotonic() + (CONFIRM_AFTER_S if report.wants_confirmation else 0.0)
+        log_report(report, self._report)
+        self._report = report
+        SOURCE_REJECTED.labels(self._issuer.name).set(report.rejected)
+        SOURCE_HELD_BACK.labels(self._issuer.name).set(0 if report.shrunk_from is None else 1)
+        if report.settled:
+            self._as_of = report.as_of
+            SOURCE_AS_OF.labels(self._issuer.name).set(report.as_of)
+
+    def _move_as_of(self, as_of: float) -> None:
+        """Say that an unchanged source was seen to be so: as of the moment before it was looked at."""
+        if as_of - self._as_of < AS_OF_EVERY_S:
+            return
+        assert self._store is not None  # noqa: S101 - _watch_store has made it
+        self._store.set_as_of(self._issuer.id, as_of)
+        self._as_of = as_of
+        SOURCE_AS_OF.labels(self._issuer.name).set(as_of)
+
+    def _watch_age(self) -> None:
+        """Raise the alarm long before the answers run out."""
+        age = self._clock.now() - self._as_of
+        now = self._clock.monotonic()
+        if self._as_of and age > self._issuer.config.ocsp.max_source_age and now - self._last_alarm >= ALARM_EVERY_S:
+            self._last_alarm = now
+            log.error("source_too_old", ca=self._issuer.name, age_s=int(age))
+
+
+def follow_all(
+    config: Config, config_file: Path, clock: Clock, stop: threading.Event, on_ready: Callable[[], None]
+) -> None:
+    """Follow every CA until ``stop`` is set; raises ConfigError before the first is looked at."""
+    issuers = Issuers.from_config(config, str(config_file))
+    followers = [CAFollower(issuer, config, str(config_file), issuers, clock, stop.is_set) for issuer in issuers]
+    # Daemons: one that waits for a Redis that does not answer must not hold up the end.
+    threads = [
+        threading.Thread(target=_follow, args=(follower, stop), name=f"follow-{index}", daemon=True)
+        for index, follower in enumerate(followers)
+    ]
+    for thread in threads:
+        thread.start()
+    on_ready()
+    stop.wait()
+    deadline = clock.monotonic() + STOP_WITHIN_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - clock.monotonic()))
+
+
+def _follow(follower: CAFollower, stop: threading.Event) -> None:
+    try:
+        while not stop.wait(follower.step()):
+            pass
+    except Stopped:
+        log.info("load_interrupted")
+    except BaseException:
+        # A bug of ours: the process ends, and its supervisor starts it again.
+        log.exception("follow_died")
+        stop.set()
+        raise
+    finally:
+        follower.close()

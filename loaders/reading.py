@@ -1,0 +1,65 @@
+"""What a pass learns of a source beside its rows, and the report of what it did. Called by loaders/runner.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from loaders.base import RowRejected
+from responder.errors import LoadError
+from responder.revocation import Report
+
+KEPT_ERRORS = 1_000  # rejected rows that are named in a report; the others are counted
+MAX_KEPT_SERIALS = 100_000  # serials of rejected rows that are held in memory; above it nothing is removed at all
+
+
+@dataclass(slots=True)
+class PassReport:
+    """What one pass read and did."""
+
+    ca: str
+    as_of: float
+    listed: int = 0  # rows that were understood
+    rejected: int = 0
+    errors: list[LoadError] = field(default_factory=list)  # the first KEPT_ERRORS of the rejected
+    done: Report = field(default_factory=Report)
+    pending_releases: int = 0  # holds that this reading ends, if it is confirmed
+    whole: bool = True
+    shrunk_from: int | None = None  # rows of the last pass, where this one lists too few to be believed
+    settled: bool = False  # as_of was moved to this reading's
+    skipped: bool = False  # the same as the pass before, hence not compared with the store again
+
+    def reject(self, error: LoadError) -> None:
+        """Count an error, and keep it while there are few."""
+        self.rejected += 1
+        if len(self.errors) < KEPT_ERRORS:
+            self.errors.append(error)
+
+    @property
+    def wants_confirmation(self) -> bool:
+        """True where another, equal reading would do what this one left."""
+        return not self.settled and self.shrunk_from is None
+
+    @property
+    def is_clean(self) -> bool:
+        """True where the source was understood and believed as a whole, and nothing had to be refused."""
+        return not self.rejected and not self.done.refused and self.settled
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a reading holds beside its rows."""
+
+    released: dict[bytes, str] = field(default_factory=dict)  # unless another row says that it is revoked
+    kept: set[bytes] = field(default_factory=set)
+    presumed: dict[bytes, str] = field(default_factory=dict)
+    is_blind: bool = False  # a row whose serial nobody knows: whatever is missing may be that row
+    count: int = 0  # of rejected rows, which may list certificates too
+
+    def take(self, row: RowRejected) -> None:
+        self.count += 1
+        if row.serial_octets is None or len(self.kept) >= MAX_KEPT_SERIALS:
+            self.is_blind = True
+        else:
+            self.kept.add(row.serial_octets)
+        if row.serial_octets is not None and row.presumed is not None:
+            self.presumed[row.serial_octets] = row.presumed

@@ -1,0 +1,301 @@
+"""Brings one whole reading of a source into the store, and judges how far the reading can be trusted.
+
+What a row may do to a status is responder.revocation's business. Here: a reading that is not whole, or has just lost
+rows, or ends a hold, must be found the same once more before it takes anything away; one that lists far too few takes
+nothing away at all; ``as_of`` is written last, and only for a reading that is believed. Called by loaders/follow.py,
+loaders/cli.py and, through the entry point ``revocast.services``, the quickstart. Times are POSIX seconds UTC.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from loaders.base import Batch, Loader, LoaderOptions, Row, RowRejected, Snapshot
+from loaders.dry_run import dry
+from loaders.duplicates import without_duplicates
+from loaders.reading import PassReport, Reading
+from loaders.registry import open_loader
+from loaders.spool import SPOOL_BITS, Spool, SpooledRow
+from responder.clock import Clock, SystemClock
+from responder.config import Config, load_config
+from responder.errors import OperatorError
+from responder.full_pass import PassTerms, apply_pass, map_buckets
+from responder.issuers import Issuer, Issuers
+from responder.log import get_logger
+from responder.model import CertStatus, Status
+from responder.revocation import Refused, apply
+from responder.store.redis_store import Store
+
+log = get_logger(__name__)
+
+# Two readings this far apart that are the same are believed; a writer that was caught in between has moved on by then.
+CONFIRM_AFTER_S = 0.5
+MAX_READINGS = 4  # of one load whose source must be read twice the same; it may be written meanwhile
+_HOLD = " certificateHold"
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Show no progress."""
+
+
+class Stopped(Exception):
+    """The process is to end; what was committed stands, and the next pass does the rest."""
+
+
+class Runner:
+    """The passes over one CA's source. Used by one thread; remembers the last reading in order to confirm it."""
+
+    def __init__(
+        self,
+        store: Store,
+        issuer: Issuer,
+        loader: Loader,
+        options: LoaderOptions,
+        clock: Clock,
+        spool_dir: Path,
+        *,
+        dry_run: bool = False,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``spool_dir`` is made if absent. ``is_stopped`` is asked often; once true, Stopped is raised."""
+        self._store = dry(store) if dry_run else store
+        self._issuer = issuer
+        self._loader = loader
+        self._options = options
+        self._clock = clock
+        self._spool_dir = spool_dir
+        self._dry_run = dry_run
+        self._is_stopped = is_stopped
+        self._last: tuple[str, float] | None = None  # fingerprint of the last reading, and when it had ended
+        self._applied: str | None = None  # fingerprint of the last reading that was settled
+
+    def forget(self) -> None:
+        """Have the next pass compare everything: the store may have lost what it had."""
+        self._applied = None
+
+    def run(self, progress: Progress = _silent) -> PassReport:
+        """Read the source once, and bring it in.
+
+        Raises SourceUnavailable where it cannot be read or is not the CA's, StoreUnavailable where it is not known
+        what of it is committed (the pass is to be done again), Stopped, and OperatorError where the disk is full.
+        """
+        started = self._clock.monotonic()
+        snapshot = self._loader.snapshot()
+        report = PassReport(self._issuer.name, snapshot.as_of)
+        try:
+            self._spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with Spool(self._spool_dir) as spool, _few_collections():
+                reading = self._read(snapshot, spool, report, progress)
+                is_same = self._last is not None and self._last[0] == snapshot.fingerprint
+                confirmed = is_same and self._last is not None and started - self._last[1] >= CONFIRM_AFTER_S
+                if not is_same or confirmed:
+                    self._last = (snapshot.fingerprint, self._clock.monotonic())
+                self._bring_in(spool, reading, report, confirmed, snapshot.fingerprint, progress)
+        except OSError as error:
+            raise OperatorError(f"{self._spool_dir}: the rows of a load are put there: {error.strerror}") from error
+        finally:
+            snapshot.close()
+        return report
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def _read(self, snapshot: Snapshot, spool: Spool, report: PassReport, progress: Progress) -> Reading:
+        reading = Reading()
+        for batch in snapshot.batches():
+            self._go_on()
+            if self._issuer.profile == "webpki":
+                self._refuse_holds(batch)
+            spool.add(batch.rows)
+            if batch.released:
+                spool.add(batch.released)
+                reading.released.update(batch.released)
+            for row in batch.rejected:
+                reading.take(row)
+                report.reject(row)
+            progress("reading", batch.position, snapshot.size)
+        report.listed = spool.count
+        report.whole = snapshot.whole
+        return reading
+
+    def _refuse_holds(self, batch: Batch) -> None:
+        # BR §4.9.13: there are no suspensions. We answer such a certificate as revoked for good and without a reason:
+        # good would be worse, and a hold could be released again.
+        for at, (serial_octets, text) in enumerate(batch.rows):
+            if _HOLD in text:
+                batch.rows[at] = (serial_octets, text.replace(_HOLD, ""))
+                reason = "certificateHold is not allowed in the profile webpki (BR §4.9.13): revoked for good"
+                batch.rejected.append(
+                    RowRejected(self._loader.name, f"serial {serial_octets.hex()}", reason, serial_octets)
+                )
+
+    # --- bringing in --------------------------------------------------------------------------------------------
+
+    def _bring_in(
+        self,
+        spool: Spool,
+        reading: Reading,
+        report: PassReport,
+        confirmed: bool,
+        fingerprint: str,
+        progress: Progress,
+    ) -> None:
+        ca, now = self._issuer.id, self._clock.now()
+        if self._dry_run:
+            info = self._store.ca_info(ca)
+        else:
+            info = self._store.ensure_ca(
+                ca,
+                name=self._issuer.name,
+                subject=self._issuer.subject_text,
+                certificate=self._issuer.certificate_der,
+            )
+        before = info.loaded if info is not None else None
+        if before is not None and report.listed + reading.count < before * (1 - self._options.max_shrink):
+            report.shrunk_from = before
+            log.error("source_shrunk", ca=self._issuer.name, rows=report.listed, rows_before=before)
+        if confirmed and fingerprint == self._applied and report.shrunk_from is None:
+            report.skipped = True
+            self._settle(report, info.as_of if info is not None else None)
+            return
+        believed = confirmed and report.shrunk_from is None
+        terms = PassTerms(
+            now=now,
+            retention_s=self._issuer.config.retention,
+            good_releases_hold=self._loader.good_releases_hold and believed,
+            remove_vanished=believed and report.whole and self._loader.lists_issued and not reading.is_blind,
+            keep=frozenset(reading.kept),
+        )
+        buckets = map_buckets(self._store, ca, spool.count)
+        bits = min(SPOOL_BITS, buckets.least_bits)
+        for done in apply_pass(self._store, ca, buckets, self._groups(spool, bits, reading, report, progress), terms):
+            report.done.add(done)
+            self._go_on()
+        if believed and not self._loader.good_releases_hold:
+            report.done.add(apply(self._store, ca, reading.released.items(), signal="release", now=now))
+        self._presume(reading, report, now)
+        if not believed and (self._loader.good_releases_hold or reading.released):
+            report.pending_releases = report.done.refused.pop(Refused.HOLD_NOT_RELEASED, 0)
+        is_open = not report.whole or report.done.vanished > 0 or report.pending_releases > 0
+        if report.shrunk_from is None and (believed or not is_open):
+            self._applied = fingerprint
+            self._settle(report, info.as_of if info is not None else None)
+
+    def _groups(
+        self, spool: Spool, bits: int, reading: Reading, report: PassReport, progress: Progress
+    ) -> Iterator[tuple[int, int, Sequence[SpooledRow]]]:
+        done = 0
+        for number in range(1 << bits):
+            self._go_on()
+            rows = spool.group(number, bits)
+            done += len(rows)
+            unique, conflicts = without_duplicates(rows, self._loader.name)
+            for conflict in conflicts:
+                report.reject(conflict)
+            if reading.released:
+                for _, serial_octets, text in unique:
+                    if text.startswith("revoked"):
+                        reading.released.pop(serial_octets, None)
+            yield number, bits, unique
+            progress("comparing", done, spool.count)
+
+    def _presume(self, reading: Reading, report: PassReport, now: float) -> None:
+        """Revoke what surely is revoked, though nobody knows when or why, unless it is revoked already."""
+        if not reading.presumed:
+            return
+        serials = list(reading.presumed)
+        wanted: list[Row] = []
+        for serial_octets, place in zip(serials, self._store.locate(self._issuer.id, serials), strict=True):
+            status = Status.from_text(reading.presumed[serial_octets])
+            is_over = status.not_after is not None and status.not_after < now - self._issuer.config.retention
+            if not is_over and (place.text is None or Status.from_text(place.text).cert_status is CertStatus.GOOD):
+                wanted.append((serial_octets, reading.presumed[serial_octets]))
+        if self._dry_run:
+            report.done.changes["revoked"] = report.done.changes.get("revoked", 0) + len(wanted)
+        elif wanted:
+            report.done.add(apply(self._store, self._issuer.id, wanted, signal="row", now=now))
+
+    def _settle(self, report: PassReport, as_of_before: int | None) -> None:
+        """Say as of when the source is known: after all its rows were committed, and never a step back."""
+        report.settled = True
+        if self._dry_run:
+            return
+        if as_of_before is not None and report.as_of < as_of_before:
+            log.warning("source_older_than_before", ca=self._issuer.name, as_of=report.as_of, before=as_of_before)
+            report.as_of = as_of_before
+        self._store.set_as_of(self._issuer.id, report.as_of, loaded=report.listed)
+
+    def _go_on(self) -> None:
+        if self._is_stopped():
+            raise Stopped
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Collect garbage seldom: a pass makes a million small values and no cycles, and looking for some costs a third."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(200_000, 50, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+# --- one load ---------------------------------------------------------------------------------------------------------
+
+
+def load_ca(
+    store: Store,
+    issuers: Issuers,
+    issuer: Issuer,
+    config: Config,
+    config_file: Path,
+    *,
+    dry_run: bool = False,
+    progress: Progress = _silent,
+) -> PassReport:
+    """Read one CA's source, and once more where only a second, equal reading may take something away.
+
+    Raises ConfigError, SourceUnavailable, StoreUnavailable, OperatorError. Returns the last reading's report with the
+    changes of all.
+    """
+    clock = SystemClock()
+    loader, options = open_loader(issuers, issuer, str(config_file), clock)
+    runner = Runner(store, issuer, loader, options, clock, config.data_dir / "spool", dry_run=dry_run)
+    report = runner.run(progress)
+    for _ in range(MAX_READINGS - 1):
+        if not report.wants_confirmation:
+            break
+        time.sleep(CONFIRM_AFTER_S)
+        before, report = report, runner.run(progress)
+        if dry_run:
+            continue  # nothing was written: the second reading finds all again
+        for kind, count in before.done.changes.items():
+            report.done.changes[kind] = report.done.changes.get(kind, 0) + count
+    return report
+
+
+def load_all(config_file: Path, progress: Callable[[int], None] = lambda done: None) -> PassReport:
+    """Load every CA of a configuration once, into a Redis that runs; returns the last CA's report, rows of all.
+
+    ``progress`` is told how many rows were compared. Raises as ``load_ca``. For the quickstart.
+    """
+    config = load_config(config_file)
+    issuers = Issuers.from_config(config, str(config_file))
+    rows = 0
+
+    def told(what: str, done: int, _total: int) -> None:
+        if what == "comparing":
+            progress(rows + done)
+
+    with Store.connect(config, "follow") as store:
+        for issuer in issuers:
+            report = load_ca(store, issuers, issuer, config, config_file, progress=told)
+            rows += report.listed
+    report.listed = rows
+    return report
