@@ -64,7 +64,8 @@ def _store(settings: Config) -> list[Finding]:
             binary, version = find_server()
             with connect_or_start(settings.data_dir), Store.connect(settings, "follow") as store:
                 found = Finding("ok", "embedded redis", f"{binary} {version[0]}.{version[1]}")
-                return [found, *_findings(store)]
+                # Persistence and packing are settings of our own there, which this user may not even read.
+                return [found, *(finding for finding in _findings(store) if finding.level != "info")]
         with Store.connect(settings, "follow") as store:
             return _findings(store)
     except RevocastError as error:

@@ -1,0 +1,260 @@
+"""`revocast run` from outside: it serves, keeps its roles up, takes up a changed file, and stops in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.x509 import ocsp
+
+from tests.pki import PKI, Leaf, make_ca, make_leaf, make_signer
+from tests.server import Revocast, ca_section, index_line, wait_until, write_index
+
+GOOD, REVOKED = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED
+STOP_WITHIN_S = 5.0  # what the documents promise, SIGTERM to the last process gone
+
+
+class Shop:
+    """A CA in a directory, with an index.txt of its own."""
+
+    def __init__(self, directory: Path, name: str = "corp", key_type: str = "p256", label: str = "ca") -> None:
+        self.name = name
+        self.ca: PKI = make_ca(directory / name, key_type, name=f"Example {name} CA", label=label, delegated=True)
+        self.index = directory / name / "index.txt"
+        self.good: Leaf = make_leaf(self.ca, host="good.example-shop.com")
+        self.revoked: Leaf = make_leaf(self.ca, host="revoked.example-shop.com")
+        self.revoked_at = int(time.time()) - 3600
+        write_index(self.index, [index_line(self.good), index_line(self.revoked, self.revoked_at, "superseded")])
+
+    def section(self, **options: str) -> str:
+        """Its table in the configuration."""
+        return ca_section(self.name, self.ca, self.index, **options)
+
+
+def children(pid: int) -> dict[str, int]:
+    """Return a process's children: role (or program) to process id."""
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        try:
+            words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        except OSError:
+            continue
+        if "role" in words:
+            role = words[words.index("role") + 1]
+            found[f"{role}-{words[words.index('--slot') + 1]}" if "--slot" in words else role] = int(child)
+    return found
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A CA with one good and one revoked certificate."""
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def running(shop: Shop, tmp_path: Path) -> Iterator[Revocast]:
+    """A `revocast run` with two workers that has signed everything."""
+    with Revocast(tmp_path / "run", [shop.section()], workers=2) as server:
+        server.wait_for(shop.good, shop.ca, GOOD)
+        server.wait_for(shop.revoked, shop.ca, REVOKED)
+        yield server
+
+
+def test_sigterm_stops_everything_in_time(shop: Shop, tmp_path: Path) -> None:
+    """SIGTERM ends the supervisor, every role and the embedded Redis within five seconds; no process stays."""
+    server = Revocast(tmp_path / "run", [shop.section()], workers=2).start()
+    server.wait_for(shop.good, shop.ca, GOOD)
+    assert server.process is not None
+    roles = children(server.process.pid)
+    assert set(roles) == {"follow", "presign", "worker-0", "worker-1", "admin"}
+    redis_socket = tmp_path / "run" / "state" / "redis" / "redis.sock"
+    assert redis_socket.exists()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(STOP_WITHIN_S) == 0
+    for role, pid in roles.items():
+        assert not Path(f"/proc/{pid}").exists(), f"{role} outlived its supervisor"
+
+
+def test_a_killed_supervisor_takes_its_roles_with_it(shop: Shop, tmp_path: Path) -> None:
+    """kill -9 of the supervisor leaves no orphans that hold the ports or Redis."""
+    server = Revocast(tmp_path / "run", [shop.section()]).start()
+    server.wait_for(shop.good, shop.ca, GOOD)
+    assert server.process is not None
+    roles = children(server.process.pid)
+    server.process.kill()
+    server.process.wait()
+    wait_until("the orphans' end", lambda: not any(Path(f"/proc/{pid}").exists() for pid in roles.values()), 10)
+    # What it left behind does not keep the next one from starting.
+    with server:
+        server.wait_for(shop.good, shop.ca, GOOD)
+
+
+@pytest.mark.parametrize("role", ["follow", "presign", "worker-0", "admin"])
+def test_a_role_that_dies_is_started_again(shop: Shop, running: Revocast, role: str) -> None:
+    """kill -9 of a role: another takes its place, and queries are answered."""
+    assert running.process is not None
+    pid = running.process.pid
+    before = wait_until(role, lambda: children(pid).get(role))
+    os.kill(before, signal.SIGKILL)
+    wait_until(f"another {role}", lambda: children(pid).get(role, before) != before)
+    running.wait_for(shop.good, shop.ca, GOOD)
+    assert '"event": "role_died"' in running.log
+
+
+def test_sighup_takes_up_a_changed_file(shop: Shop, running: Revocast, tmp_path: Path) -> None:
+    """A CA added to the file is served after SIGHUP, without a restart; the old one is served throughout."""
+    other = Shop(tmp_path, "second", "rsa2048")
+    assert running.query(other.good, other.ca).response_status is ocsp.OCSPResponseStatus.UNAUTHORIZED
+    running.sections = [shop.section(), other.section()]
+    running.write_config()
+    assert running.process is not None
+    old_worker = children(running.process.pid)["worker-0"]
+    running.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 40
+    while '"event": "reloaded"' not in running.log:
+        assert time.monotonic() < deadline, running.log
+        assert running.query(shop.good, shop.ca).certificate_status is GOOD
+    running.wait_for(other.good, other.ca, GOOD)
+    running.wait_for(other.revoked, other.ca, REVOKED)
+    running.wait_for(shop.good, shop.ca, GOOD)
+    assert children(running.process.pid)["worker-0"] != old_worker
+
+
+def test_sighup_keeps_the_old_configuration_where_the_new_one_is_wrong(shop: Shop, running: Revocast) -> None:
+    """A broken edit changes nothing, is named in the log, and does not stop a role that has to start again."""
+    running.config.write_text(running.config.read_text().replace("workers = 2", "wokers = 2"))
+    assert running.process is not None
+    pid = running.process.pid
+    running.process.send_signal(signal.SIGHUP)
+    wait_until("the refusal", lambda: "reload_refused" in running.log)
+    assert "http.wokers" in running.log
+    before = children(pid)["worker-1"]
+    os.kill(before, signal.SIGKILL)
+    wait_until("another worker", lambda: children(pid).get("worker-1", before) != before)
+    running.wait_for(shop.good, shop.ca, GOOD)
+
+
+def test_the_operators_listener(shop: Shop, running: Revocast) -> None:
+    """/health verifies an answer of each CA; /metrics adds up what every process counted."""
+    status, _, body = running.get("/health", running.admin)
+    assert (status, json.loads(body)) == (200, {"healthy": True, "ca": {"corp": "ok"}})
+    status, headers, body = running.get("/metrics", running.admin)
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain")
+    text = body.decode()
+    assert re.search(r'^revocast_queries_total\{outcome="good"\} [1-9]', text, re.MULTILINE), text
+    assert re.search(r'^revocast_signatures_total\{ca="corp",why="[a-z_]+"\} [1-9]', text, re.MULTILINE), text
+    as_of = re.search(r'^revocast_source_as_of_seconds\{ca="corp"\} (\S+)', text, re.MULTILINE)
+    assert as_of is not None
+    assert abs(float(as_of[1]) - time.time()) < 60
+    assert re.search(r'^revocast_signer_not_after_seconds\{ca="corp"\} ', text, re.MULTILINE), text
+    assert re.search(r'^revocast_soonest_next_update_seconds\{ca="corp"\} ', text, re.MULTILINE), text
+    assert running.get("/", running.admin)[0] == 404
+
+
+def test_health_says_what_is_missing(tmp_path: Path) -> None:
+    """A CA of which nothing is loaded cannot be healthy."""
+    shop = Shop(tmp_path)
+    shop.index.unlink()
+    with Revocast(tmp_path / "run", [shop.section()]) as server:
+
+        def probe() -> tuple[int, dict[str, object]]:
+            status, _, body = server.get("/health", server.admin)
+            return status, json.loads(body)
+
+        status, outcome = wait_until("an answer", probe)
+        assert status == 503
+        assert outcome["healthy"] is False
+        assert server.query(shop.good, shop.ca).response_status is ocsp.OCSPResponseStatus.TRY_LATER
+        write_index(shop.index, [index_line(shop.good)])
+        server.wait_for(shop.good, shop.ca, GOOD)
+        wait_until("health", lambda: probe()[0] == 200)
+
+
+def test_roles_alone_share_nothing_but_redis(shop: Shop, tmp_path: Path, redis_server: object) -> None:
+    """`serve`, `follow` and `presign`, each under a supervisor of its own, as on three machines."""
+    url = redis_server().url  # type: ignore[operator]
+    head = f'[redis]\nurl = "{url}"\n'
+    machines = [
+        Revocast(tmp_path / command, [shop.section()], head=head, command=command)
+        for command in ("follow", "presign", "serve")
+    ]
+    try:
+        for machine in machines:
+            machine.start()
+        machines[2].wait_for(shop.good, shop.ca, GOOD)
+        machines[2].wait_for(shop.revoked, shop.ca, REVOKED)
+        assert machines[2].process is not None
+        assert set(children(machines[2].process.pid)) == {"worker-0", "admin"}
+    finally:
+        for machine in machines:
+            machine.stop()
+
+
+def test_generations_of_one_ca(tmp_path: Path) -> None:
+    """Two keys under one name, each with its own signer and list: the same serial is two certificates (DEL-01)."""
+    old, new = Shop(tmp_path / "old"), Shop(tmp_path / "new", key_type="p256", label="ca-second")
+    assert old.ca.subject_der == new.ca.subject_der
+    twin = make_leaf(new.ca, serial_number=old.good.serial_number)
+    write_index(new.index, [index_line(new.good), index_line(twin, new.revoked_at, "keyCompromise")])
+    sections = [old.section(), new.section().replace('name = "corp"', 'name = "corp-g2"')]
+    with Revocast(tmp_path / "run", sections) as server:
+        server.wait_for(old.good, old.ca, GOOD)
+        server.wait_for(twin, new.ca, REVOKED)
+        server.wait_for(new.good, new.ca, GOOD)
+        assert server.query(old.good, old.ca).responder_key_hash == old.ca.answer_signer.key_hash
+
+
+def test_a_change_of_the_index_arrives(tmp_path: Path) -> None:
+    """follow notices a changed file and applies the difference: a revocation, then a new certificate."""
+    shop = Shop(tmp_path)
+    with Revocast(tmp_path / "run", [shop.section()]) as server:
+        server.wait_for(shop.good, shop.ca, GOOD)
+        fresh = make_leaf(shop.ca, host="fresh.example-shop.com")
+        revoked = index_line(shop.revoked, shop.revoked_at, "superseded")
+        write_index(shop.index, [index_line(shop.good, int(time.time()), "keyCompromise"), revoked, index_line(fresh)])
+        server.wait_for(shop.good, shop.ca, REVOKED)
+        server.wait_for(fresh, shop.ca, GOOD)
+
+
+def refused(config: Path, command: str = "run") -> str:
+    """Run a command that must refuse; returns its one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "responder", command, "-c", str(config)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("revocast: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return lines[0]
+
+
+def test_mistakes_are_refused_before_anything_is_served(shop: Shop, tmp_path: Path) -> None:
+    """Exit code 2 and one line that names file and key; nothing listens."""
+    server = Revocast(tmp_path / "run", [shop.section()])
+    server.write_config()
+    text = server.config.read_text()
+
+    server.config.write_text(text.replace("[http]", "[htp]"))
+    assert f"{server.config}: htp: " in refused(server.config)
+
+    stranger = make_ca(tmp_path / "stranger", delegated=True)
+    server.config.write_text(text.replace(str(shop.ca.answer_signer.key_path), str(stranger.key_path)))
+    assert "ca[corp].ocsp" in refused(server.config)
+
+    foreign = make_signer(stranger, directory=tmp_path / "foreign", label="foreign")
+    wrong = text.replace(str(shop.ca.answer_signer.key_path), str(foreign.key_path))
+    server.config.write_text(wrong.replace(str(shop.ca.answer_signer.certificate_path), str(foreign.certificate_path)))
+    assert "ca[corp].ocsp.certificate" in refused(server.config)
+
+    server.config.write_text(text.replace(f'key = "{shop.ca.answer_signer.key_path}"', 'key = "pkcs11:token=nowhere"'))
+    assert "ca[corp].ocsp.key" in refused(server.config)
