@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import redis
+
 from responder.store.layout import NEVER_DUE, Layout, bucket_number, partition_of, serial_hash
 from responder.store.redis_store import Store
 from responder.store.values import AnswerBucket, Change, NewBucket, SignedAnswer
@@ -63,15 +64,13 @@ def answer(store: Store, octets: bytes, packed: bytes = b"\x00answer", header: b
     assert place.text is not None
     seen = store.read_answer_bucket(CA, place.bucket, "sha1")
     slot = packed[0] & 15
-    store.put_answers(
-        CA, place.bucket, "sha1", slot, header, [SignedAnswer(octets, place.text, packed)], seen=seen
-    )
+    store.put_answers(CA, place.bucket, "sha1", slot, header, [SignedAnswer(octets, place.text, packed)], seen=seen)
 
 
 def everything(client: redis.Redis) -> dict[bytes, Any]:
     """Return the whole content of a Redis as one value that can be compared."""
     found: dict[bytes, Any] = {}
-    for key in client.keys():
+    for key in client.scan_iter(count=10_000):
         match client.type(key):
             case b"hash":
                 found[key] = client.hgetall(key)
