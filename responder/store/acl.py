@@ -13,7 +13,21 @@ from collections.abc import Sequence
 _EVERY_ROLE = ("resetchannels", "-@all", "+@read", "+@connection", "-@dangerous", "+info", "+time")
 _COMMANDS: dict[str, Sequence[str]] = {
     "serve": ("+xadd",),
-    "follow": (*("+evalsha", "+script|load", "+wait", "+hset", "+hsetnx", "+hdel", "+del", "+unlink", "+set", "+zadd", "+xadd"),),
+    "follow": (
+        *(
+            "+evalsha",
+            "+script|load",
+            "+wait",
+            "+hset",
+            "+hsetnx",
+            "+hdel",
+            "+del",
+            "+unlink",
+            "+set",
+            "+zadd",
+            "+xadd",
+        ),
+    ),
     "presign": (
         *("+evalsha", "+script|load", "+hset", "+hdel", "+del", "+zadd", "+xadd", "+expire"),
         *("+xreadgroup", "+xgroup", "+xack"),

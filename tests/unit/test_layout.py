@@ -8,6 +8,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from responder.model import serial_from_octets, serial_to_octets
 from responder.store import layout
 from responder.store.layout import Layout, bucket_number, due_member, parse_due_member, partition_of, serial_hash

@@ -7,6 +7,7 @@ import random
 import threading
 
 import pytest
+
 from responder.errors import CommitConflict, StoreUnavailable
 from responder.store import layout
 from responder.store.layout import NEVER_DUE, bucket_number, serial_hash
