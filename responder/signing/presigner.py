@@ -141,6 +141,7 @@ class Presigner:
         self._between = between
         self._last_refusal: SignerUnavailable | None = None
         self._claimed = 0
+        self._conflicts: set[tuple[str, int]] = set()  # buckets whose last answers were not stored
         self._looked_around = float("-inf")
         self._store_is_full = False
         # CA → bucket → soonest nextUpdate, of the buckets that this presigner has seen.
@@ -240,12 +241,19 @@ class Presigner:
 
     def _settle(self, work: _Work) -> tuple[Claim, float]:
         """Wait until what was signed is stored; returns when the bucket is due again."""
+        place = (work.claim.ca, work.claim.bucket)
         try:
             for stored in work.stored:
                 stored()
-        except CommitConflict:
-            # Another presigner's lease ran out, or the CA's override changed: read again at once.
+            self._conflicts.discard(place)
+        except CommitConflict as conflict:
+            # Another presigner's lease ran out, or the CA's override changed: read again at once. But not for ever, should
+            # rc:ca:<ca> have an override that the partition lacks, because setting it was cut short.
             work.next_due = work.claim.score
+            if place in self._conflicts:
+                work.next_due = self._clock.now() + FAILED_RECHECK_S
+                log.warning("answers_not_stored", ca=work.desk.issuer.name, reason=str(conflict))
+            self._conflicts.add(place)
         metrics.BATCH_SECONDS.observe(max(0.0, self._clock.monotonic() - work.began))
         return work.claim, work.next_due
 
@@ -298,8 +306,7 @@ class Presigner:
                 changed = frozenset(serial for group in plan.groups for serial in group.serials)
             plan = plan_bucket(moment, wanted, work.seen["sha256"], spread, changed)
             made += self._carry_out(work, moment, "sha256", plan, wanted)
-            if changed is None:
-                work.next_due = min(work.next_due, plan.next_due)
+            work.next_due = min(work.next_due, plan.next_due)
         elif plan.afresh and work.info.sha256_asked is not None:
             # Nobody has asked for SHA-256 for a whole validity: those answers are let go, not kept to run out.
             self._store.drop_answers(claim.ca, claim.bucket, "sha256")

@@ -402,6 +402,18 @@ def test_a_wrong_clock_signs_nothing(room: Room) -> None:
     assert presigner.run_until_idle() == 1
 
 
+def test_a_step_back_is_noticed_where_both_clocks_made_it(room: Room) -> None:
+    """TIM-07: Redis on the same machine steps along, and the source was read long ago."""
+    room.load({1: GOOD}, as_of=room.clock.now() - 100)
+    presigner = room.presigner()
+    presigner.run_until_idle()
+    room.change(1, revoked(room.clock.now() - 50))
+    room.clock.step(-5)
+    assert presigner.run_once() == 0
+    room.clock.advance(1)
+    assert presigner.run_once() == 1
+
+
 def test_redis_time_is_the_other_clock(room: Room) -> None:
     room.load({1: GOOD})
     room.clock.step(room.store.time() - room.clock.now() - 60)
@@ -478,6 +490,23 @@ def test_an_override_that_comes_while_signing(room: Room) -> None:
     room.presigner().run_until_idle()
     for answer in room.all_stored(range(1, 50)).values():
         assert answer.certificate_status is ocsp.OCSPCertStatus.REVOKED
+
+
+def test_an_override_that_was_set_half_way(room: Room) -> None:
+    """Setting it was cut short after rc:ca:<ca>: nothing says good, and the key is not kept busy for nothing."""
+    room.load({1: GOOD})
+    room.server.client().hset(
+        f"rc:ca:{room.issuer.id}", "override", f"revoked {format_utc(room.clock.now())} cACompromise"
+    )
+    presigner = room.presigner()
+    presigner.run_until_idle()
+    assert room.key.count == 2
+    assert room.stored(1) is None
+    room.store.set_override(room.issuer.id, f"revoked {format_utc(room.clock.now())} cACompromise")
+    presigner.run_until_idle()
+    answer = room.stored(1)
+    assert answer is not None
+    assert answer.certificate_status is ocsp.OCSPCertStatus.REVOKED
 
 
 def test_a_signature_that_does_not_verify_is_never_stored(room: Room) -> None:
