@@ -199,7 +199,12 @@ class EmbeddedRedis:
             passwords = {}
         passwords = {role: passwords.get(role) or secrets.token_urlsafe(32) for role in ROLES}
         _write_private(self._directory / "passwords.json", json.dumps(passwords, indent=1) + "\n")
-        users = [f"user default on nopass {' '.join(acl_rules('look', PREFIX, version))}\n"]
+        # Redis replays its file as the user default, and checks that user's rights where a script's writes are replayed:
+        # a lesser default would lose them at the next start. Nobody can log in as it. `look` is the operator's.
+        users = [
+            "user default off resetpass allkeys allchannels allcommands\n",
+            f"user look on nopass {' '.join(acl_rules('look', PREFIX, version))}\n",
+        ]
         for role in ROLES:
             digest = hashlib.sha256(passwords[role].encode()).hexdigest()
             users.append(f"user {role} on #{digest} {' '.join(acl_rules(role, PREFIX, version))}\n")
@@ -268,13 +273,15 @@ def _ping(data_dir: Path) -> str:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1.0)
             connection.connect(reachable_socket_path(data_dir))
-            connection.sendall(b"PING\r\n")
-            reply = connection.recv(128)
+            connection.sendall(b"AUTH look look\r\nPING\r\n")
+            reply = b""
+            while reply.count(b"\r\n") < 2 and (more := connection.recv(256)):
+                reply += more
     except OSError:
         return "absent"
-    if reply.startswith(b"+PONG"):
+    if b"+PONG" in reply:
         return "ready"
-    return "loading" if reply.startswith(b"-LOADING") else "absent"
+    return "loading" if b"-LOADING" in reply else "absent"
 
 
 def _wait_ready(data_dir: Path, process: subprocess.Popen[bytes]) -> None:

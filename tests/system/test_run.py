@@ -258,3 +258,19 @@ def test_mistakes_are_refused_before_anything_is_served(shop: Shop, tmp_path: Pa
 
     server.config.write_text(text.replace(f'key = "{shop.ca.answer_signer.key_path}"', 'key = "pkcs11:token=nowhere"'))
     assert "ca[corp].ocsp.key" in refused(server.config)
+
+
+def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
+    """The embedded Redis replays all that was committed: statuses and answers are there without their source."""
+    shop = Shop(tmp_path)
+    server = Revocast(tmp_path / "run", [shop.section()])
+    with server:
+        server.wait_for(shop.good, shop.ca, GOOD)
+        server.wait_for(shop.revoked, shop.ca, REVOKED)
+        before = server.query(shop.good, shop.ca)
+    shop.index.unlink()
+    with server:
+        server.wait_for(shop.good, shop.ca, GOOD)
+        server.wait_for(shop.revoked, shop.ca, REVOKED)
+        assert server.query(shop.good, shop.ca).signature == before.signature
+    assert "AOF-loading" not in (tmp_path / "run" / "state" / "redis" / "redis.log").read_text()
