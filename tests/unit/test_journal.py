@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,27 @@ def test_a_restarted_redis_forgets_everything_before_it_is_trusted(room: Room) -
         await until_reached(edge)
         assert remembered(edge) == set()
         assert edge.edge.contact.age() == 0
+
+
+@pytest.mark.parametrize("version", ["6.2", "7"])
+def test_another_run_id_is_another_server_though_the_numbers_agree(
+    redis_server: Callable[..., RedisServer], tmp_path: Path, version: str
+) -> None:
+    """A failover: the replica may have other entries under the same numbers."""
+    room = Room(redis_server(version, appendonly="yes", appendfsync="always"), tmp_path / "ca")
+    room.load(dict.fromkeys(SERIALS, GOOD))
+    room.presigner().run_until_idle()
+
+    @in_edge(room)
+    async def _(edge: EdgeRoom) -> None:
+        await warm(edge)
+        numbers = dict(edge.follower._numbers)
+        room.server.kill()
+        room.server.start()
+        await until("the loss to be seen", lambda: edge.edge.store._link._protocol.lost is not None)  # type: ignore[union-attr]
+        await until_reached(edge)
+        assert edge.follower._numbers == numbers
+        assert remembered(edge) == set()
 
 
 async def until_reached(edge: EdgeRoom) -> None:
