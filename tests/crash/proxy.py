@@ -1,8 +1,11 @@
-"""A proxy in front of Redis that strikes after the k-th command of a connection's client.
+"""A proxy in front of Redis that strikes at the k-th command of its clients.
 
-It reads RESP as far as to count whole commands. At the k-th it either delivers the command and withholds the reply, or
-withholds the command; then it cuts every connection, and calls ``on_strike`` (a test kills the role there). Afterwards
-it refuses connections until ``heal``. Counts over all connections, so that k means the k-th command of the role.
+It reads RESP as far as to count whole commands. At the k-th it delivers the command and withholds the reply, or
+withholds the command; in both cases Redis has done all that it was sent before ``on_strike`` is called with the process
+id of the client (a test kills the role there), and then every connection is cut. Afterwards it refuses connections
+until ``heal``. It counts over all connections, so that k means the k-th command of a role with only this way to Redis.
+
+Without ``count`` it passes bytes on unread, as a replica's link wants it, which is no plain RESP.
 """
 
 from __future__ import annotations
@@ -10,18 +13,23 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 CHUNK = 65_536
+DONE_WITHIN_S = 10.0  # for Redis to do what it was sent
+DONE = b"the proxy asks whether all is done"
+ASK_DONE = b"*2\r\n$4\r\nECHO\r\n$%d\r\n%s\r\n" % (len(DONE), DONE)
 
 
-def command_ends(data: bytes, start: int) -> list[int]:
-    """Return where each whole RESP command (an array of bulk strings) ends in ``data``, from ``start`` on."""
+def command_ends(data: bytes) -> list[int]:
+    """Return where each whole RESP command (an array of bulk strings) ends in ``data``."""
     ends: list[int] = []
-    at = start
+    at = 0
     while at < len(data):
         line_end = data.find(b"\r\n", at)
         if line_end < 0:
@@ -40,28 +48,45 @@ def command_ends(data: bytes, start: int) -> list[int]:
     return ends
 
 
+def command_name(command: bytes) -> str:
+    """Return the first word of a whole RESP command."""
+    return command.split(b"\r\n", 3)[2].decode()
+
+
 @dataclass(eq=False)
 class _Pair:
     client: socket.socket
     server: socket.socket
+    pid: int  # of the client's process; 0 where it is not known
     pending: bytearray = field(default_factory=bytearray)  # an unfinished command
 
 
-class StrikingProxy:
-    """Listens on a unix socket and passes everything on to Redis's, until it strikes."""
+@dataclass(frozen=True)
+class _Strike:
+    at: int
+    deliver: bool
+    cut: bool
+    then: Callable[[int], object]
 
-    def __init__(self, listen: Path, redis_socket: Path | str) -> None:
+
+class StrikingProxy:
+    """Listens on a unix socket (``listen`` None: on a TCP port of 127.0.0.1) and passes all on to Redis's socket."""
+
+    def __init__(self, listen: Path | None, redis_socket: Path, *, count: bool = True) -> None:
         self.path = listen
-        self.redis_socket = str(redis_socket)
-        self.commands = 0
+        self.commands = 0  # since the last ``strike`` or ``heal``
+        self.names: list[str] = []  # theirs
         self.struck = threading.Event()
-        self._strike_at: int | None = None
-        self._deliver = False
-        self._on_strike: Callable[[], None] = lambda: None
+        self._redis_socket = redis_socket
+        self._count = count
+        self._strike: _Strike | None = None
         self._refusing = False
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(listen))
-        self._listener.listen(64)
+        if listen is None:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+        else:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(listen))
+            self._listener.listen(64)
         self._wake, self._waker = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
@@ -72,102 +97,151 @@ class StrikingProxy:
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
 
-    def strike(self, k: int, *, deliver: bool, on_strike: Callable[[], None] = lambda: None) -> None:
-        """Strike at the k-th command from now (1 is the next one)."""
+    @property
+    def port(self) -> int:
+        """The TCP port, where it has one."""
+        return int(self._listener.getsockname()[1])
+
+    def strike(
+        self, k: int, *, deliver: bool = False, cut: bool = True, then: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """Strike at the k-th command from now (1 is the next one); ``then`` is called with the client's process id.
+
+        ``cut`` False: ``then`` is all that happens, before the command is passed on.
+        """
         with self._lock:
             self.commands = 0
+            self.names = []
             self.struck.clear()
-            self._strike_at, self._deliver, self._on_strike = k, deliver, on_strike
+            self._strike = _Strike(k, deliver, cut, then)
 
     def heal(self) -> None:
         """Pass everything on again; counting starts anew."""
         with self._lock:
-            self._strike_at = None
+            self._strike = None
             self._refusing = False
             self.commands = 0
+            self.names = []
 
-    def switch(self, redis_socket: Path | str) -> None:
+    def cut(self, *, refuse: bool = False) -> None:
+        """Cut every connection; with ``refuse``, let nobody in until ``heal``."""
+        with self._lock:
+            self._refusing = self._refusing or refuse
+            self._cut()
+
+    def switch(self, redis_socket: Path) -> None:
         """Fail over: cut every connection, and connect the next ones to another server."""
         with self._lock:
-            self.redis_socket = str(redis_socket)
+            self._redis_socket = redis_socket
             self._cut()
 
     def close(self) -> None:
         """Stop."""
         self._closing = True
         self._waker.send(b"x")
-        self._thread.join(5)
+        self._thread.join(10)
         for held in (self._listener, self._wake, self._waker):
             held.close()
         self._selector.close()
 
     def _run(self) -> None:
         while not self._closing:
-            for key, _ in self._selector.select(1.0):
+            for key, _ in self._selector.select():
                 with self._lock:
-                    self._handle(key)
+                    if key.fileobj is self._listener:
+                        self._accept()
+                    elif key.data is not None and key.data[0] in self._pairs:
+                        self._pass_on(*key.data)
         with self._lock:
             self._cut()
 
-    def _handle(self, key: selectors.SelectorKey) -> None:
-        if key.fileobj is self._listener:
-            client, _ = self._listener.accept()
-            if self._refusing:
-                client.close()
-                return
-            server = socket.socket(socket.AF_UNIX)
-            try:
-                server.connect(self.redis_socket)
-            except OSError:
-                client.close()
-                server.close()
-                return
-            pair = _Pair(client, server)
-            self._pairs.append(pair)
-            self._selector.register(client, selectors.EVENT_READ, (pair, "client"))
-            self._selector.register(server, selectors.EVENT_READ, (pair, "server"))
-        elif key.data is not None:
-            pair, side = key.data
-            if pair not in self._pairs:
-                return
-            source, sink = (pair.client, pair.server) if side == "client" else (pair.server, pair.client)
-            try:
-                data = source.recv(CHUNK)
-                if not data:
-                    self._drop(pair)
-                elif side == "server":
-                    sink.sendall(data)
-                else:
-                    self._from_client(pair, data)
-            except OSError:
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        if self._refusing:
+            client.close()
+            return
+        pid = 0
+        if self.path is not None:
+            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            pid = struct.unpack("3i", credentials)[0]
+        server = socket.socket(socket.AF_UNIX)
+        try:
+            server.connect(str(self._redis_socket))
+        except OSError:
+            client.close()
+            server.close()
+            return
+        pair = _Pair(client, server, pid)
+        self._pairs.append(pair)
+        self._selector.register(client, selectors.EVENT_READ, (pair, "client"))
+        self._selector.register(server, selectors.EVENT_READ, (pair, "server"))
+
+    def _pass_on(self, pair: _Pair, side: str) -> None:
+        source, sink = (pair.client, pair.server) if side == "client" else (pair.server, pair.client)
+        try:
+            data = source.recv(CHUNK)
+            if not data:
+                self._drop(pair)
+            elif side == "server" or not self._count:
+                sink.sendall(data)
+            else:
+                self._from_client(pair, data)
+        except OSError:
+            if pair in self._pairs:
                 self._drop(pair)
 
     def _from_client(self, pair: _Pair, data: bytes) -> None:
         pair.pending += data
         passed = 0
-        for end in command_ends(bytes(pair.pending), 0):
+        for end in command_ends(bytes(pair.pending)):
             self.commands += 1
-            if self._strike_at is not None and self.commands == self._strike_at:
-                pair.server.sendall(bytes(pair.pending[: end if self._deliver else passed]))
-                if self._deliver:
-                    # The server must have carried the command out before the cut: its reply says so, and is thrown away.
-                    with contextlib.suppress(OSError):
-                        pair.server.settimeout(5)
-                        pair.server.recv(CHUNK)
-                self._refusing = True
-                self._cut()
-                self._on_strike()
+            self.names.append(command_name(bytes(pair.pending[passed:end])))
+            strike = self._strike
+            if strike is not None and self.commands == strike.at:
+                upto = end if strike.deliver and strike.cut else passed
+                pair.server.sendall(bytes(pair.pending[:upto]))
+                del pair.pending[:upto]
+                end -= upto
+                replies = self._wait_until_done(pair)
+                if strike.cut:
+                    self._refusing = True
+                else:
+                    pair.client.sendall(replies)
+                strike.then(pair.pid)
                 self.struck.set()
+                if strike.cut:
+                    self._cut()
+                    return
+                # The rest of what was read is passed on uncounted: the strike is over.
+                pair.server.sendall(bytes(pair.pending[:end]))
+                del pair.pending[:end]
+                self._strike = None
+                self._from_client(pair, b"")
                 return
             passed = end
         if passed:
             pair.server.sendall(bytes(pair.pending[:passed]))
             del pair.pending[:passed]
 
+    def _wait_until_done(self, pair: _Pair) -> bytes:
+        """Wait until Redis has done what it was sent; returns the replies that were not passed on yet."""
+        pair.server.sendall(ASK_DONE)
+        deadline = time.monotonic() + DONE_WITHIN_S
+        replies = b""
+        pair.server.settimeout(DONE_WITHIN_S)
+        while not replies.endswith(DONE + b"\r\n"):
+            chunk = pair.server.recv(CHUNK)
+            assert chunk, "Redis went away"
+            assert time.monotonic() < deadline, "Redis does not answer"
+            replies += chunk
+        pair.server.settimeout(None)
+        return replies[: replies.index(b"$%d\r\n%s" % (len(DONE), DONE))]
+
     def _drop(self, pair: _Pair) -> None:
         self._pairs.remove(pair)
         for held in (pair.client, pair.server):
-            self._selector.unregister(held)
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(held)
             held.close()
 
     def _cut(self) -> None:

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 
 from responder.clock import ManualClock, format_utc
 from responder.errors import OperatorError, SignerUnavailable
+from responder.signing.answers import RECHECK_MOST_S
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.presigner import LEASE_S
 from responder.store.layout import DUE_REVOKED
@@ -454,6 +455,22 @@ def test_sha256_answers_are_kept_up_while_asked_for(room: Room) -> None:
     room.set_as_of()
     assert presigner.run_until_idle() == 49
     assert room.all_stored(range(1, 50), "sha256") == {}, "let go"
+
+
+def test_sha256_answers_that_a_revocation_passes_over_are_refreshed_next(room: Room) -> None:
+    room.load(dict.fromkeys(range(1, 10), GOOD))
+    room.store.set_sha256_asked(room.issuer.id, room.clock.now())
+    presigner = room.presigner()
+    presigner.run_until_idle()
+    room.clock.advance(2 * DAY_S)
+    room.set_as_of()
+    refreshed = int(room.clock.now())
+    room.change(7, revoked(refreshed))
+    presigner.run_until_idle()
+    room.clock.advance(RECHECK_MOST_S)
+    presigner.run_until_idle()
+    for answer in room.all_stored(range(1, 10), "sha256").values():
+        assert seconds(answer)[0] == refreshed, "it would run out when its bucket is due again"
 
 
 def test_an_override_and_its_end(room: Room) -> None:
