@@ -100,13 +100,13 @@ def question_of(issuer: Issuer, hash_name: str, serial_octets: bytes) -> Questio
     )
 
 
-def fresh_until(question: Question, this_update: int, next_update: int) -> int:
-    """Return when an answer should be asked for again.
+def fresh_until(issuer: Issuer, hash_value: int, this_update: int, next_update: int) -> int:
+    """Return when an answer should be asked for again; ``hash_value`` is layout.serial_hash of its serial.
 
     RFC 9919 §7.1: after thisUpdate, before nextUpdate, and a refreshed response is there by then. The presigner signs
     again at half of the validity; we leave it one eighth for that, and spread the serials over another.
     """
-    validity = min(next_update - this_update, question.issuer.config.ocsp.validity)
+    validity = min(next_update - this_update, issuer.config.ocsp.validity)
     # High bits: the low ones name the bucket, whose answers are all refreshed together.
-    jitter = (question.serial_hash >> 8) % max(1, validity * JITTER_EIGHTHS // 8)
+    jitter = (hash_value >> 8) % max(1, validity * JITTER_EIGHTHS // 8)
     return max(this_update, min(this_update + validity * FRESH_EIGHTHS // 8 + jitter, next_update - 1))

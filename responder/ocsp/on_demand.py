@@ -237,7 +237,7 @@ class OnDemandSource:
             OCSP_RESPONSE_TYPE,
             reply.this_update,
             reply.next_update,
-            fresh_until(first, reply.this_update, reply.next_update),
+            fresh_until(first.issuer, pending.hashes[0], reply.this_update, reply.next_update),
         )
         self._table.put(
             first.cert_id_der,

@@ -66,7 +66,7 @@ def test_clear_forgets_everything_and_its_bytes() -> None:
 
 
 def test_the_least_used_goes_first_when_the_budget_is_full() -> None:
-    each = 100 + 2 * 18 + ENTRY_OVERHEAD_BYTES
+    each = 2 * 100 + 2 * 18 + ENTRY_OVERHEAD_BYTES
     table = AnswerTable(3 * each)
     keys = [b"%018d" % n for n in range(4)]
     for key in keys[:3]:
@@ -79,7 +79,7 @@ def test_the_least_used_goes_first_when_the_budget_is_full() -> None:
 
 
 def test_putting_again_replaces_and_an_entry_above_the_budget_is_not_kept() -> None:
-    table = AnswerTable(2000)
+    table = AnswerTable(3000)
     table.put(b"k", answer(b"old"), CA, 5)
     table.put(b"k", answer(b"new"), CA, 5)
     kept = table.get(b"k")
