@@ -89,6 +89,7 @@ class Revocation:
             LAYOUT.revoked(self.ca, self.hash_value): {self.hex},
             LAYOUT.status(self.ca, self.bucket): {self.hex},
             LAYOUT.due(partition_of(self.bucket)): {due_member(self.ca, self.bucket).encode()},
+            LAYOUT.ca(self.ca): {b"settled"},  # of Store.settle
             **{LAYOUT.answers(self.ca, self.bucket, name): {self.serial} for name in STORED_HASHES},
         }
         for key in before.keys() | after.keys():
