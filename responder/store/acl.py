@@ -32,7 +32,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
         *("+evalsha", "+script|load", "+hset", "+hdel", "+del", "+zadd", "+xadd", "+expire"),
         *("+xreadgroup", "+xgroup", "+xack"),
     ),
-    "look": (),  # the embedded server's default user: an operator with redis-cli
+    "look": (),  # an operator with redis-cli, in the embedded server
 }
 _KEYS: dict[str, Sequence[str]] = {
     "serve": ("live:ask",),

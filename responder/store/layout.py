@@ -135,6 +135,7 @@ CA_CERTIFICATE = "certificate"  # DER
 CA_BITS = "bits"  # readers' first guess of a bucket's bits: the deepest in use
 CA_AS_OF = "as_of"  # the source's state is known as of this second; absent until the first whole load is in
 CA_OVERRIDE = "override"  # copy of the override, for people; the partitions' own keys decide
+CA_SETTLED = "settled"  # "yes"; written only to have replicas report (Store.settle)
 CA_LOADED = "loaded"  # rows of the last full pass
 CA_CURSOR = "cursor"  # the loader's own, opaque
 CA_SHA256_ASKED = "sha256_asked"  # when a SHA-256 CertID was last asked for: its answers are kept up while recent

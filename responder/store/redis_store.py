@@ -152,14 +152,12 @@ class Store:
 
         Raises StoreUnavailable where that cannot be said.
         """
-        self._write([self._grow_command(ca, 0)], scripts.GROW)
+        # A write, though it changes nothing that matters: WAIT vouches for what its own connection wrote, and before.
+        self._write([("HSET", self.layout.ca(ca), layout.CA_SETTLED, "yes")])
 
     def grow(self, ca: str, bits: int) -> None:
         """Raise readers' first guess of a bucket's bits; it never goes back."""
-        self._write([self._grow_command(ca, bits)], scripts.GROW)
-
-    def _grow_command(self, ca: str, bits: int) -> Command:
-        return ("EVALSHA", scripts.GROW.sha, 1, self.layout.ca(ca), bits)
+        self._write([("EVALSHA", scripts.GROW.sha, 1, self.layout.ca(ca), bits)], scripts.GROW)
 
     # --- buckets and statuses ---------------------------------------------------------------------------------------
 
