@@ -77,7 +77,7 @@ SOONEST_NEXT_UPDATE = Gauge(
     multiprocess_mode="mostrecent",
 )
 CLOCK_AGREES = Gauge(
-    "revocast_clock_agrees", "1 while the presigner's clock agrees with Redis's, else 0.", multiprocess_mode="min"
+    "revocast_clock_agrees", "1 while the presigner's clock agrees with Redis's, else 0.", multiprocess_mode="mostrecent"
 )
 LIVE_QUEUE = Gauge(
     "revocast_live_queue", "Questions of the workers that wait to be signed.", multiprocess_mode="livesum"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -30,11 +31,25 @@ def warn_of_second_owner() -> None:
             )
 
 
+def check_signers(config_file: Path) -> None:
+    """See whether every key signs, in a process of its own: the supervisor never holds one.
+
+    Its one line of complaint goes to standard error as it is; raises typer.Exit with its exit code.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "responder", "role", "presign", "--check", "-c", str(config_file)], check=False
+    )
+    if done.returncode != 0:
+        raise typer.Exit(done.returncode)
+
+
 def supervise(config_file: Path, roles: tuple[str, ...]) -> None:
     """Run the roles until a signal ends them; raises ConfigError before anything is started."""
     config = load_config(config_file)
     configure_logging("supervisor", config.log.level, config.log.format)
     warn_of_second_owner()
+    if "presign" in roles:
+        check_signers(config_file)
     raise typer.Exit(asyncio.run(_supervise(config_file, roles)))
 
 

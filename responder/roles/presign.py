@@ -12,11 +12,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from types import FrameType
+from typing import Annotated
+
+import typer
 
 from responder.cli.operate import ConfigFile
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
-from responder.errors import StoreUnavailable
+from responder.errors import ConfigError, SignerUnavailable, StoreUnavailable
 from responder.issuers import Issuers
 from responder.log import configure_logging, get_logger
 from responder.roles.child import announce_ready
@@ -30,16 +33,27 @@ log = get_logger(__name__)
 
 IDLE_BLOCK_MS = 50  # how long to wait for questions when nothing is due; a revocation waits no longer either
 STORE_RETRY_S = 0.5
+SIGNER_RETRY_S = 30.0
 
 
 class _Stopped(Exception):
     """SIGTERM came while a bucket was being signed."""
 
 
-def presign(config: ConfigFile) -> None:
-    """Sign answers until SIGTERM; raises ConfigError or SignerUnavailable before the first."""
+def presign(
+    config: ConfigFile,
+    check_only: Annotated[bool, typer.Option("--check", help="Only see whether every key signs.")] = False,
+) -> None:
+    """Sign answers until SIGTERM.
+
+    With ``--check`` raises ConfigError or SignerUnavailable for the first key that does not sign: the supervisor asks so
+    before it starts anything. In operation one CA's signer that has ended must not keep the others' from signing.
+    """
     settings = load_config(config)
     configure_logging("presign", settings.log.level, settings.log.format)
+    if check_only:
+        with opened_signers(settings, str(config), SystemClock()):
+            return
     stop = Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -48,21 +62,31 @@ def presign(config: ConfigFile) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     clock = SystemClock()
-    with (
-        opened_signers(settings, str(config), clock) as (issuers, signers),
-        Store.connect(settings, "presign") as store,
-    ):
-        while not stop.is_set():
-            try:
-                _sign(store, issuers, signers, clock, stop)
-            except StoreUnavailable as error:
-                log.warning("store_unavailable", error=str(error))
-                stop.wait(STORE_RETRY_S)
+    while not stop.is_set():
+        with (
+            opened_signers(settings, str(config), clock, skip_failing=True) as (issuers, signers),
+            Store.connect(settings, "presign") as store,
+        ):
+            # With a signer missing, all are opened anew after a while: a token may be back, a certificate renewed.
+            until = clock.monotonic() + SIGNER_RETRY_S if len(signers) < len(issuers) else float("inf")
+            while not stop.is_set() and clock.monotonic() < until:
+                try:
+                    _sign(store, issuers, signers, clock, stop, until)
+                except StoreUnavailable as error:
+                    log.warning("store_unavailable", error=str(error))
+                    stop.wait(STORE_RETRY_S)
     log.info("stopped")
 
 
-def _sign(store: Store, issuers: Issuers, signers: dict[str, ResponseSigner], clock: Clock, stop: Event) -> None:
-    """Sign until ``stop``; raises StoreUnavailable."""
+def _sign(
+    store: Store,
+    issuers: Issuers,
+    signers: dict[str, ResponseSigner],
+    clock: Clock,
+    stop: Event,
+    until: float,
+) -> None:
+    """Sign until ``stop``, or the monotonic second ``until``; raises StoreUnavailable."""
 
     def between() -> None:
         if stop.is_set():
@@ -75,7 +99,7 @@ def _sign(store: Store, issuers: Issuers, signers: dict[str, ResponseSigner], cl
     announce_ready()
     log.info("signing", cas=sorted(desk.issuer.name for desk in presigner.desks.values()))
     try:
-        while not stop.is_set():
+        while not stop.is_set() and clock.monotonic() < until:
             made = presigner.run_once()
             live.poll(None if made else IDLE_BLOCK_MS)
     except _Stopped:
@@ -98,17 +122,24 @@ def presign_all(config_file: Path, progress: Callable[[int], object] = lambda _:
 
 @contextmanager
 def opened_signers(
-    config: Config, config_file: str, clock: Clock
+    config: Config, config_file: str, clock: Clock, *, skip_failing: bool = False
 ) -> Iterator[tuple[Issuers, dict[str, ResponseSigner]]]:
     """Open every CA's signer, by the CA's id in the store; closes them all at the end.
 
-    Raises ConfigError or SignerUnavailable, one line, for the first that will not do.
+    Raises ConfigError or SignerUnavailable, one line, for the first that will not do; with ``skip_failing`` it is logged
+    and left out.
     """
     issuers = Issuers.from_config(config, config_file)
     with ExitStack() as opened:
         signers: dict[str, ResponseSigner] = {}
         for issuer in issuers:
-            signer = open_response_signer(issuer.config, issuer, config.data_dir, clock.now(), config_file)
+            try:
+                signer = open_response_signer(issuer.config, issuer, config.data_dir, clock.now(), config_file)
+            except (ConfigError, SignerUnavailable) as error:
+                if not skip_failing:
+                    raise
+                log.error("signer_unavailable", ca=issuer.name, error=str(error))
+                continue
             opened.callback(signer.close)
             signers[issuer.id] = signer
             for warning in signer.warnings:

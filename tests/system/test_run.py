@@ -149,7 +149,13 @@ def test_the_operators_listener(shop: Shop, running: Revocast) -> None:
     status, headers, body = running.get("/metrics", running.admin)
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
-    text = body.decode()
+
+    def scraped(name: str) -> str:
+        text = running.get("/metrics", running.admin)[2].decode()
+        return text if f"\n{name}{{" in text else ""
+
+    text = wait_until("soonest nextUpdate", lambda: scraped("revocast_soonest_next_update_seconds"))
+    assert re.search(r"^revocast_clock_agrees 1", text, re.MULTILINE), text
     assert re.search(r'^revocast_queries_total\{outcome="good"\} [1-9]', text, re.MULTILINE), text
     assert re.search(r'^revocast_signatures_total\{ca="corp",why="[a-z_]+"\} [1-9]', text, re.MULTILINE), text
     as_of = re.search(r'^revocast_source_as_of_seconds\{ca="corp"\} (\S+)', text, re.MULTILINE)
