@@ -101,8 +101,12 @@ def test_each_role_logs_in_as_itself(server: EmbeddedRedis, data_dir: Path) -> N
         assert edge.find_status(CA, b"\x01") == REVOKED
         with pytest.raises(StoreUnavailable, match="permission"):
             edge.set_as_of(CA, 1)
-    # The operator looks without a password, and changes nothing.
-    with redis.Redis(unix_socket_path=str(socket_path(data_dir)), driver_info=None) as operator:
+    # The operator looks as "look", with any password, and changes nothing; nobody is the default user.
+    path = str(socket_path(data_dir))
+    nobody = redis.Redis(unix_socket_path=path, driver_info=None)
+    with nobody, pytest.raises(redis.exceptions.AuthenticationError):
+        nobody.ping()
+    with redis.Redis(unix_socket_path=path, username="look", password="look", driver_info=None) as operator:
         bucket = store.locate(CA, [b"\x01"])[0].bucket
         assert operator.hget(store.layout.status(CA, bucket), "01") == REVOKED.encode()
         assert list(operator.scan_iter("rc:ca:*", count=1_000)) == [f"rc:ca:{CA}".encode()]
