@@ -108,7 +108,7 @@ DECISIONS: dict[Outcome, Decision] = {
         "RFC 6960 §2.3; RFC 9919 §3.2.3",
     ),
     Outcome.NOT_LOADED: Decision(
-        _S.TRY_LATER, "The CA's database has not been loaded to its end yet.", "RFC 6960 §2.3"
+        _S.TRY_LATER, "The CA's database has not been loaded into this Redis to its end yet.", "RFC 6960 §2.3"
     ),
     Outcome.STORE_UNAVAILABLE: Decision(
         _S.TRY_LATER,

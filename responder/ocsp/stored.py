@@ -155,23 +155,25 @@ class StoredSource:
     async def _load_ca_infos(self, cas: Iterable[str]) -> None:
         """Read what is known of the CAs of serials that have no answer: whether a load is whole, and the override."""
         now = self._clock.monotonic()
-        for ca in cas:
-            known = self._ca_infos.get(ca)
-            if known is None or now - known[0] >= CA_INFO_S:
+        for ca in set(cas):
+            read_at, info = self._ca_infos.get(ca, (float("-inf"), None))
+            # Until a load is whole it is asked for each time: the answers begin the moment it is.
+            if info is None or info.as_of is None or now - read_at >= CA_INFO_S:
                 self._ca_infos[ca] = (now, await self._store.ca_info(ca))
 
     def _found(
         self, flight: _Flight, reading: Reading | StoreUnavailable, answer: Answer | None
     ) -> Answer | NotReady | StoreUnavailable:
         """Turn what Redis holds into what the endpoint is told, and remember it."""
-        if isinstance(reading, StoreUnavailable):
-            return reading
         question = flight.question
         if answer is not None:
             self._table.put(question.cert_id_der, answer, question.issuer.id, flight.hash_value)
             return answer
         info = self._ca_infos.get(question.issuer.id, (0.0, None))[1]
         is_loaded = info is not None and info.as_of is not None
+        if isinstance(reading, StoreUnavailable):
+            # No bucket where there should be one; before the first load is whole that is as it should be.
+            return reading if is_loaded else NotReady(None, is_loaded=False, is_overridden=False)
         is_overridden = info is not None and info.override is not None
         if reading.status_text is None and is_loaded and not is_overridden:
             self._absent.put(question.issuer.id, question.serial_octets, flight.hash_value)

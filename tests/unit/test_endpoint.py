@@ -222,7 +222,7 @@ def test_certids_of_several_cas_or_hash_algorithms_are_refused(make_room: MakeRo
         # One issuer's answer never for another's same serial, however warm the table is.
         edge.good(await edge.ask(GOOD_1), GOOD_1, "stored")
         result = await edge.decide(build.request([build.single(of_other)]))
-        assert result.outcome in (Outcome.STORE_UNAVAILABLE, Outcome.NOT_LOADED)
+        assert result.outcome is Outcome.NOT_LOADED
         assert_refusal(result.response, result.outcome)
 
 
@@ -400,8 +400,8 @@ def test_nothing_is_said_before_the_first_load_is_whole(
     @in_edge(room)
     async def _(edge: EdgeRoom) -> None:
         result = await edge.ask(GOOD_1)
-        assert result.outcome is Outcome.STORE_UNAVAILABLE
-        assert_refusal(result.response, Outcome.STORE_UNAVAILABLE)
+        assert result.outcome is Outcome.NOT_LOADED
+        assert_refusal(result.response, Outcome.NOT_LOADED)
         room.store.ensure_ca(room.issuer.id, name="corp", subject="CN=corp", certificate=b"")
         room.store.create_buckets(room.issuer.id, 4)
         for _ in range(2):
@@ -409,7 +409,6 @@ def test_nothing_is_said_before_the_first_load_is_whole(
         room.change(GOOD_1, GOOD, "new")
         room.set_as_of()
         room.presigner().run_until_idle()
-        room.clock.advance(6)
         await edge.see_journal()
         edge.good(await edge.ask(GOOD_1), GOOD_1, "stored")
         assert (await edge.ask(NOBODYS)).outcome is Outcome.UNASSIGNED
@@ -423,10 +422,23 @@ def test_a_flushed_redis_is_never_good(room: Room) -> None:
         edge.good(await edge.ask(GOOD_1), GOOD_1, "stored")
         room.server.client().flushall()
         edge.good(edge.ask_at_once(GOOD_1), GOOD_1, "table")
-        assert (await edge.ask(GOOD_2)).outcome is Outcome.STORE_UNAVAILABLE
+        assert (await edge.ask(GOOD_2)).outcome is Outcome.NOT_LOADED
         room.clock.advance(2)  # the numbers are looked at once a second
         await edge.see_journal()
-        assert (await edge.ask(GOOD_1)).outcome is Outcome.STORE_UNAVAILABLE
+        assert (await edge.ask(GOOD_1)).outcome is Outcome.NOT_LOADED
+
+
+def test_a_bucket_that_was_lost_is_never_unassigned(room: Room) -> None:
+    """SEC-13: where the bucket is missing nothing is known, neither "good" nor "not issued"."""
+
+    @in_edge(room)
+    async def _(edge: EdgeRoom) -> None:
+        room.server.client().delete(room.store.layout.status(room.issuer.id, room.bucket_of(GOOD_1)))
+        for _ in range(2):
+            result = await edge.ask(GOOD_1)
+            assert result.outcome is Outcome.STORE_UNAVAILABLE
+            assert_refusal(result.response, Outcome.STORE_UNAVAILABLE)
+        edge.good(await edge.ask(GOOD_2), GOOD_2, "stored")
 
 
 @pytest.mark.clause("RFC 6960", "2.3", "MUST")
