@@ -103,11 +103,11 @@ def test_openssl_asks_for_several_certificates(world: World) -> None:
 
 
 def ocsptool(world: World, leaf: Leaf, *options: str | Path) -> str:
-    # A CA that signs answers itself has to be named as the signer too (CLI-02).
-    direct = [] if world.ca.signer else ["--load-signer", world.ca.certificate_path]
+    # A CA that signs answers itself has to be named as the signer, instead of as a trust anchor (CLI-02).
+    trusted = "--load-trust" if world.ca.signer else "--load-signer"
     return run(
         "ocsptool", f"--ask={world.server.url}", "--load-cert", leaf.certificate_path,
-        "--load-issuer", world.ca.certificate_path, "--load-trust", world.ca.certificate_path, *direct, *options,
+        "--load-issuer", world.ca.certificate_path, trusted, world.ca.certificate_path, *options,
     )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def test_nss_good(world: World, tmp_path: Path) -> None:
     """CLI-03, HTR-08: NSS, the strictest on times and DER, believes a good answer."""
     need("certutil", "ocspclnt")
     said = ocspclnt(world, world.good, tmp_path)
-    assert "Certificate is valid" in said or "Good" in said, said
+    assert "Check of certificate \"leaf\" succeeded" in said, said
 
 
 def test_nss_revoked(world: World, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_nss_revoked(world: World, tmp_path: Path) -> None:
 def test_nss_unknown(world: World, tmp_path: Path) -> None:
     """NSS is told that nobody issued the serial."""
     need("certutil", "ocspclnt")
-    assert "unknown" in ocspclnt(world, world.unknown, tmp_path).lower()
+    assert "has no status for the certificate" in ocspclnt(world, world.unknown, tmp_path)
 
 
 # --- Java ---------------------------------------------------------------------------------------------------------
