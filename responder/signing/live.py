@@ -36,8 +36,8 @@ from responder.live import (
 from responder.log import get_logger
 from responder.signing.answers import NO_TIME, Moment, Wanted
 from responder.signing.clock_guard import ClockGuard
+from responder.signing.desk import Desk
 from responder.signing.planning import free_slot
-from responder.signing.presigner import Desk
 from responder.store.layout import DUE_ASKED_FOR, STORED_HASHES
 from responder.store.redis_store import Store
 from responder.store.values import CAInfo, Located, SignedAnswer

@@ -12,17 +12,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fastpath.ocsp_response import encode_cert_id, encode_single_response, pack_answer
+from fastpath.ocsp_response import pack_answer
 from responder import metrics
 from responder.clock import Clock
 from responder.errors import CommitConflict, OperatorError, SignerUnavailable, StoreUnavailable
-from responder.issuers import Issuer, Issuers
+from responder.issuers import Issuers
 from responder.log import get_logger
-from responder.signing.answers import CLOCK_TOLERANCE_S, NO_TIME, Moment, Terms, Wanted, spread_of
+from responder.signing.answers import Moment, Wanted, spread_of
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.delegation import ResponseSigner
+from responder.signing.desk import Desk, open_desks
+from responder.signing.figures import Figures
 from responder.signing.planning import Group, Plan, plan_bucket
-from responder.signing.press import Press
 from responder.store.layout import BUCKET_TARGET, DUE_ASKED_FOR, DUE_REVOKED, PARTITIONS
 from responder.store.redis_store import Store
 from responder.store.values import AnswerBucket, CAInfo, Claim, SignedAnswer, StatusBucket
@@ -38,47 +39,6 @@ FAILED_RECHECK_S = 5.0  # a bucket of a key that failed
 MISSING_RECHECK_S = 5.0  # a bucket whose statuses Redis has lost
 STORE_FULL = 0.85  # of maxmemory: above it only revocations are signed, so that they always fit
 LOOK_AROUND_S = 5.0  # between looks at memory and figures
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Desk:
-    """One CA's issuer, terms and key. The live signing role signs at the same desks."""
-
-    issuer: Issuer
-    terms: Terms
-    signer: ResponseSigner
-    press: Press
-
-    def message(self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]) -> bytes:
-        """Encode what is signed for one serial; ``times``: thisUpdate, nextUpdate, producedAt, archiveCutoff or -1."""
-        single = self.single_response(hash_name, serial_octets, wanted, times)
-        return self.signer.template.tbs_response_data((single,), times[2])
-
-    def single_response(
-        self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]
-    ) -> bytes:
-        """Encode a SingleResponse; arguments as of ``message``."""
-        issuer = self.issuer
-        return encode_single_response(
-            encode_cert_id(hash_name, issuer.name_hashes[hash_name], issuer.key_hashes[hash_name], serial_octets),
-            wanted.cert_status,
-            wanted.revoked_at,
-            wanted.reason,
-            times[0],
-            times[1],
-            times[3] if wanted.has_archive_cutoff else NO_TIME,
-        )
-
-    def moment(self, now: float, info: CAInfo) -> Moment | None:
-        """Return the rules that hold now; None: nothing may be signed for this CA."""
-        if info.as_of is None:
-            return None
-        if info.as_of > now + CLOCK_TOLERANCE_S:
-            # RFC 9919 §5: somebody's clock is wrong; what would be signed now is dated before the source was read.
-            log.error("source_is_ahead_of_clock", ca=self.issuer.name, as_of=info.as_of, now=int(now))
-            return None
-        signer = self.signer
-        return Moment(self.terms, int(now), info.as_of, signer.latest_next_update, signer.signer_id, info.override)
 
 
 @dataclass(slots=True, eq=False)
@@ -98,22 +58,6 @@ class _Work:
     def is_urgent(self) -> bool:
         """A revocation or release, or somebody asked."""
         return self.claim.score <= DUE_ASKED_FOR
-
-
-def open_desks(store: Store, issuers: Issuers, signers: Mapping[str, ResponseSigner], clock: Clock) -> dict[str, Desk]:
-    """Set up a desk for each CA that has a signer (``signers`` by the CA's id in the store).
-
-    Stores what workers need to put their answers together: that has to be there before the first answer.
-    """
-    desks: dict[str, Desk] = {}
-    for issuer in issuers:
-        signer = signers.get(issuer.id)
-        if signer is None:
-            continue
-        store.put_signer(signer.signer_id, signer.template.to_bytes(), signer.certificate_der or issuer.certificate_der)
-        metrics.SIGNER_NOT_AFTER.labels(issuer.name).set(signer.not_after)
-        desks[issuer.id] = Desk(issuer, Terms.of(issuer), signer, Press(issuer.name, signer.signer, clock))
-    return desks
 
 
 class Presigner:
@@ -144,8 +88,7 @@ class Presigner:
         self._conflicts: set[tuple[str, int]] = set()  # buckets whose last answers were not stored
         self._looked_around = float("-inf")
         self._store_is_full = False
-        # CA → bucket → soonest nextUpdate, of the buckets that this presigner has seen.
-        self._next_updates: dict[str, dict[int, int]] = {ca: {} for ca in self.desks}
+        self._figures = Figures(store, self.desks, clock)
 
     def pending(self) -> int:
         """Return how many buckets are due now."""
@@ -296,7 +239,7 @@ class Presigner:
         wanted = self._wanted(desk, moment, work.bucket)
         spread = spread_of(claim.ca, claim.bucket)
         plan = plan_bucket(moment, wanted, work.seen["sha1"], spread)
-        self._note(desk, claim.bucket, plan, moment)
+        self._figures.note(desk, claim.bucket, plan, moment)
         work.next_due = plan.next_due
         made = self._carry_out(work, moment, "sha1", plan, wanted)
         if "sha256" in work.seen:
@@ -358,19 +301,6 @@ class Presigner:
             replace = False
         return made
 
-    # --- figures ----------------------------------------------------------------------------------------------------
-
-    def _note(self, desk: Desk, bucket: int, plan: Plan, moment: Moment) -> None:
-        known = self._next_updates[desk.issuer.id]
-        if plan.next_update is None:
-            known.pop(bucket, None)
-        else:
-            known[bucket] = plan.next_update
-        if plan.unsigned:
-            reason = "signer_ended" if moment.latest_next_update <= moment.now else "source_too_old"
-            metrics.NOT_SIGNED.labels(desk.issuer.name, reason).inc(plan.unsigned)
-            log.error("answers_not_signed", ca=desk.issuer.name, reason=reason, count=plan.unsigned)
-
     def _look_around(self) -> None:
         now = self._clock.monotonic()
         if now - self._looked_around < LOOK_AROUND_S:
@@ -383,12 +313,7 @@ class Presigner:
                 log.error("store_is_full", used=round(fraction, 3), consequence="only revocations are signed")
             else:
                 log.info("store_has_room_again", used=round(fraction, 3))
-        due, urgent = self._store.due_counts(self._clock.now())
-        metrics.DUE_BUCKETS.labels("routine").set(due - urgent)
-        metrics.DUE_BUCKETS.labels("urgent").set(urgent)
-        for ca, known in self._next_updates.items():
-            if known:
-                metrics.SOONEST_NEXT_UPDATE.labels(self.desks[ca].issuer.name).set(min(known.values()))
+        self._figures.look()
 
 
 def _messages(desk: Desk, hash_name: str, group: Group, wanted: Mapping[bytes, Wanted]) -> list[bytes]:

@@ -430,6 +430,18 @@ class Store:
         if commands:
             self._run(commands, scripts.FINISH)
 
+    def due_slice(self, partition: int, first: int, count: int) -> list[tuple[str, int]]:
+        """Return (CA, bucket) of ``count`` buckets of a partition from rank ``first``, the soonest due first."""
+        members = self._link.call("ZRANGE", self.layout.due(partition), first, first + count - 1) if count > 0 else []
+        return [layout.parse_due_member(member.decode()) for member in members]
+
+    def read_headers(self, places: Sequence[tuple[str, int]], hash_name: str) -> list[list[bytes]]:
+        """Return the headers of answers hashes, named by (CA, bucket)."""
+        replies = self._read(
+            [("HMGET", self.layout.answers(ca, bucket, hash_name), *layout.HEADER_FIELDS) for ca, bucket in places]
+        )
+        return [[header for header in reply if header is not None] for reply in replies]
+
     def read_answer_bucket(self, ca: str, bucket: int, hash_name: str) -> AnswerBucket:
         """Read a whole answers hash; empty where there is none."""
         return self.read_answer_buckets(ca, [bucket], hash_name)[0]

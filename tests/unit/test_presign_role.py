@@ -20,7 +20,7 @@ from responder.roles.presign import presign_all
 from responder.signing.live import LiveSigner
 from responder.store.acl import acl_rules
 from responder.store.redis_store import Store
-from tests.pki import key_of, write_key
+from tests.pki import key_of, make_ca, write_key
 from tests.redis_fixture import RedisServer
 from tests.signing_room import GOOD, Room
 
@@ -29,14 +29,14 @@ PROMPTLY_S = 4.0  # a second is meant; machines that run tests are busy
 
 
 @pytest.fixture
-def start(room: Room) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def start(room: Room) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Return a function that starts the role; it ends with the test."""
     processes: list[subprocess.Popen[str]] = []
 
-    def run() -> subprocess.Popen[str]:
+    def run(*options: str) -> subprocess.Popen[str]:
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-m", "responder", "role", "presign", "-c", str(room.config_file)],
+                [sys.executable, "-m", "responder", "role", "presign", "-c", str(room.config_file), *options],
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -64,7 +64,7 @@ def revoked(room: Room) -> str:
     return f"revoked {format_utc(room.clock.now())} keyCompromise"
 
 
-def test_signs_answers_and_stops(room: Room, start: Callable[[], subprocess.Popen[str]]) -> None:
+def test_signs_answers_and_stops(room: Room, start: Callable[..., subprocess.Popen[str]]) -> None:
     room.clock = SystemClock()  # type: ignore[assignment]  # the process has the machine's
     room.load(dict.fromkeys(range(1, 200), GOOD))
     process = start()
@@ -91,7 +91,7 @@ def test_signs_answers_and_stops(room: Room, start: Callable[[], subprocess.Pope
     assert time.monotonic() - began < PROMPTLY_S
 
 
-def test_waits_for_redis_and_comes_back(room: Room, start: Callable[[], subprocess.Popen[str]]) -> None:
+def test_waits_for_redis_and_comes_back(room: Room, start: Callable[..., subprocess.Popen[str]]) -> None:
     room.clock = SystemClock()  # type: ignore[assignment]
     room.server.kill()
     process = start()
@@ -105,16 +105,34 @@ def test_waits_for_redis_and_comes_back(room: Room, start: Callable[[], subproce
     assert process.wait(WITHIN_S) == 0
 
 
-def test_a_key_that_does_not_match_is_one_line(room: Room, start: Callable[[], subprocess.Popen[str]]) -> None:
+def test_a_key_that_does_not_match_is_one_line(room: Room, start: Callable[..., subprocess.Popen[str]]) -> None:
     write_key(room.directory / "ocsp.key", key_of("p256", "somebody-else"))
-    process = start()
+    process = start("--check")
     _, said = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 2
     assert said.count("\n") == 1, said
-    assert "ocsp" in said
+    assert "ocsp.key" in said
     assert room.server.client().keys("*") == []
     with pytest.raises(ConfigError):
         presign_all(room.config_file)
+
+
+def test_one_failing_key_does_not_stop_the_others(room: Room, start: Callable[..., subprocess.Popen[str]]) -> None:
+    room.clock = SystemClock()  # type: ignore[assignment]
+    room.load(dict.fromkeys(range(1, 20), GOOD))
+    other = make_ca(room.directory / "other", label="other-ca", name="Another CA", delegated=True)
+    write_key(other.directory / "ocsp.key", key_of("p256", "somebody-else"))
+    with room.config_file.open("a") as file:
+        file.write(
+            '[[ca]]\nname = "other"\ncertificate = "other/ca.pem"\nsource = { type = "openssl", path = "index.txt" }\n'
+            '[ca.ocsp]\ncertificate = "other/ocsp.pem"\nkey = "other/ocsp.key"\n'
+        )
+    process = start()
+    until(process, lambda: len(room.all_stored(range(1, 20))) == 19)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0
+    assert "signer_unavailable" in said
 
 
 def test_presign_all(room: Room) -> None:

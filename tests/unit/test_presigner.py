@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from prometheus_client import REGISTRY
 
+from responder import metrics
 from responder.clock import ManualClock, format_utc
 from responder.errors import OperatorError, SignerUnavailable
 from responder.signing.answers import RECHECK_MOST_S
@@ -617,6 +618,17 @@ def test_a_ca_that_is_not_configured_is_left_to_others(room: Room) -> None:
     presigner = room.presigner()
     assert presigner.run_until_idle() == 1
     assert room.server.client().zscore("rc:{3}:due", f"{other}:3") > room.clock.now()
+
+
+def test_the_first_answer_to_run_out_is_known_after_a_restart(room: Room) -> None:
+    room.load(dict.fromkeys(SERIALS, GOOD), bits=8)
+    room.presigner().run_until_idle()
+    room.change(5, revoked(room.clock.now() + 7000), due_at=room.clock.now())
+    room.presigner().run_until_idle()
+    metrics.SOONEST_NEXT_UPDATE.labels("corp").set(0)
+    room.presigner().run_once()
+    soonest = REGISTRY.get_sample_value("revocast_soonest_next_update_seconds", {"ca": "corp"})
+    assert soonest == int(room.clock.now()) + 7000
 
 
 def test_figures(room: Room) -> None:

@@ -1,0 +1,76 @@
+"""A desk: one CA's issuer, terms and key, at which the presigner and the live signing role sign. Knows no schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastpath.ocsp_response import encode_cert_id, encode_single_response
+from responder import metrics
+from responder.clock import Clock
+from responder.issuers import Issuer, Issuers
+from responder.log import get_logger
+from responder.signing.answers import CLOCK_TOLERANCE_S, NO_TIME, Moment, Terms, Wanted
+from responder.signing.delegation import ResponseSigner
+from responder.signing.press import Press
+from responder.store.redis_store import Store
+from responder.store.values import CAInfo
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """One CA's issuer, terms and key. The live signing role signs at the same desks."""
+
+    issuer: Issuer
+    terms: Terms
+    signer: ResponseSigner
+    press: Press
+
+    def message(self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]) -> bytes:
+        """Encode what is signed for one serial; ``times``: thisUpdate, nextUpdate, producedAt, archiveCutoff or -1."""
+        single = self.single_response(hash_name, serial_octets, wanted, times)
+        return self.signer.template.tbs_response_data((single,), times[2])
+
+    def single_response(
+        self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]
+    ) -> bytes:
+        """Encode a SingleResponse; arguments as of ``message``."""
+        issuer = self.issuer
+        return encode_single_response(
+            encode_cert_id(hash_name, issuer.name_hashes[hash_name], issuer.key_hashes[hash_name], serial_octets),
+            wanted.cert_status,
+            wanted.revoked_at,
+            wanted.reason,
+            times[0],
+            times[1],
+            times[3] if wanted.has_archive_cutoff else NO_TIME,
+        )
+
+    def moment(self, now: float, info: CAInfo) -> Moment | None:
+        """Return the rules that hold now; None: nothing may be signed for this CA."""
+        if info.as_of is None:
+            return None
+        if info.as_of > now + CLOCK_TOLERANCE_S:
+            # RFC 9919 §5: somebody's clock is wrong; what would be signed now is dated before the source was read.
+            log.error("source_is_ahead_of_clock", ca=self.issuer.name, as_of=info.as_of, now=int(now))
+            return None
+        signer = self.signer
+        return Moment(self.terms, int(now), info.as_of, signer.latest_next_update, signer.signer_id, info.override)
+
+
+def open_desks(store: Store, issuers: Issuers, signers: Mapping[str, ResponseSigner], clock: Clock) -> dict[str, Desk]:
+    """Set up a desk for each CA that has a signer (``signers`` by the CA's id in the store).
+
+    Stores what workers need to put their answers together: that has to be there before the first answer.
+    """
+    desks: dict[str, Desk] = {}
+    for issuer in issuers:
+        signer = signers.get(issuer.id)
+        if signer is None:
+            continue
+        store.put_signer(signer.signer_id, signer.template.to_bytes(), signer.certificate_der or issuer.certificate_der)
+        metrics.SIGNER_NOT_AFTER.labels(issuer.name).set(signer.not_after)
+        desks[issuer.id] = Desk(issuer, Terms.of(issuer), signer, Press(issuer.name, signer.signer, clock))
+    return desks
