@@ -155,9 +155,10 @@ class CAFollower:
             self._reconcile_at = self._clock.monotonic() + RECONCILE_EVERY_S
         self._next_pass_at = self._clock.monotonic() + (CONFIRM_AFTER_S if report.wants_confirmation else 0.0)
         log_report(report, self._report)
-        self._report = report
-        SOURCE_REJECTED.labels(self._issuer.name).set(report.rejected)
-        SOURCE_HELD_BACK.labels(self._issuer.name).set(0 if report.shrunk_from is None else 1)
+        if not report.skipped:
+            self._report = report
+            SOURCE_REJECTED.labels(self._issuer.name).set(report.rejected)
+            SOURCE_HELD_BACK.labels(self._issuer.name).set(0 if report.shrunk_from is None else 1)
         if report.settled:
             self._as_of = report.as_of
             SOURCE_AS_OF.labels(self._issuer.name).set(report.as_of)

@@ -56,7 +56,7 @@ def open_loader(issuers: Issuers, issuer: Issuer, config_file: str, clock: Clock
     siblings = [
         other
         for other in issuers
-        if other is not issuer
+        if other.id != issuer.id
         and other.config.source.type == issuer.config.source.type
         and options.shared_key is not None
         and _shared_key(factory, other, config_file) == options.shared_key
