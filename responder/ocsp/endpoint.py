@@ -194,14 +194,14 @@ class OCSPEndpoint:
 
     def handle(self, request: Request, reply: Callable[[Response], None]) -> None:
         """Answer a GET, HEAD or POST; replies before it returns where the answer is ready."""
-        if request.method == b"POST":
-            # The body alone decides: a path before it, as some AIA URLs have, says nothing.
-            result = self.decide(request.body)
-        else:
-            try:
-                result = self.decide(decode_target(request.target))
-            except TargetError:
-                result = refused(Outcome.BAD_TARGET)
+        try:
+            # Of a POST the body alone decides: a path before it, as some AIA URLs have, says nothing.
+            result = self.decide(request.body if request.method == b"POST" else decode_target(request.target))
+        except TargetError:
+            result = refused(Outcome.BAD_TARGET)
+        except Exception:
+            log.exception("query_failed")
+            result = refused(Outcome.INTERNAL)
         if isinstance(result, Result):
             _count(result)
             reply(result.response)

@@ -14,15 +14,17 @@ from cryptography.x509 import ocsp
 
 from responder.clock import format_utc
 from responder.config import load_config
-from responder.http.message import Response
+from responder.http.message import Request, Response
 from responder.issuers import Issuers
 from responder.log import configure_logging
 from responder.model import CertStatus, OCSPResponseStatus
 from responder.ocsp.answer import Answer, Outcome
 from responder.ocsp.endpoint import DECISIONS
+from responder.signing.delegation import open_response_signer
+from responder.signing.presigner import Presigner
 from responder.store.layout import serial_hash
 from tests.edge_room import EdgeRoom, in_edge, octets, until
-from tests.pki import make_ca
+from tests.pki import PKI, make_ca
 from tests.redis_fixture import RedisServer
 from tests.reference import request_builder as build
 from tests.signing_room import DAY_S, GOOD, Room
@@ -201,16 +203,30 @@ def test_a_client_that_takes_no_basic_response_is_refused(room: Room) -> None:
         assert_error(edge, edge.request(GOOD_1, extensions=[without]), Outcome.RESPONSE_TYPE)
 
 
+def add_second_ca(room: Room, directory: Path) -> PKI:
+    """Give the room another CA, whose certificate of the serial GOOD_1 is revoked; all signed."""
+    other = make_ca(directory, name="Example Other CA", label="other", delegated=True)
+    text = room.config_file.read_text()
+    section = text[text.index("[[ca]]") :].replace('"corp"', '"other"')
+    for name in ("ca.pem", "ocsp.pem", "ocsp.key"):
+        section = section.replace(f'"{name}"', f'"{directory / name}"')
+    room.config_file.write_text(text + section)
+    room.config = load_config(room.config_file)
+    room.issuers = Issuers.from_config(room.config, str(room.config_file))
+    first, second = room.issuers
+    signer = open_response_signer(second.config, second, room.config.data_dir, room.clock.now(), str(room.config_file))
+    room.issuer = second
+    room.load({GOOD_1: f"revoked {format_utc(REVOKED_AT)} keyCompromise"})
+    room.issuer = first
+    signers = {first.id: room.signer, second.id: signer}
+    Presigner(room.store, room.issuers, signers, room.clock, guard=room.guard()).run_until_idle()
+    return other
+
+
 @pytest.mark.clause("RFC 6960", "4.2.2.2", "MUST")
-def test_certids_of_several_cas_or_hash_algorithms_are_refused(make_room: MakeRoom, tmp_path: Path) -> None:
+def test_certids_of_several_cas_or_hash_algorithms_are_refused(room: Room, tmp_path: Path) -> None:
     """DEL-01, REQ-04: no one key may speak for two CAs."""
-    other = make_ca(tmp_path / "other", name="Example Other CA", label="other")
-    room = make_room()
-    config_file = room.config_file
-    second = config_file.read_text()[config_file.read_text().index("[[ca]]") :].replace('"corp"', '"other"')
-    config_file.write_text(config_file.read_text() + second.replace('"ca.pem"', f'"{other.certificate_path}"'))
-    room.config = load_config(config_file)
-    room.issuers = Issuers.from_config(room.config, str(config_file))
+    other = add_second_ca(room, tmp_path / "other")
 
     @in_edge(room)
     async def _(edge: EdgeRoom) -> None:
@@ -219,11 +235,28 @@ def test_certids_of_several_cas_or_hash_algorithms_are_refused(make_room: MakeRo
         assert_error(edge, both, Outcome.SEVERAL_ISSUERS)
         mixed = build.request([build.single(edge.cert_id(GOOD_1)), build.single(edge.cert_id(GOOD_1, "sha256"))])
         assert_error(edge, mixed, Outcome.SEVERAL_HASHES)
-        # One issuer's answer never for another's same serial, however warm the table is.
-        edge.good(await edge.ask(GOOD_1), GOOD_1, "stored")
-        result = await edge.decide(build.request([build.single(of_other)]))
-        assert result.outcome is Outcome.NOT_LOADED
-        assert_refusal(result.response, result.outcome)
+
+
+def test_the_same_serial_of_two_cas_is_two_certificates(room: Room, tmp_path: Path) -> None:
+    """REQ-06, PEERS: one CA's answer never for another's same serial, warm or cold, in either order."""
+    other = add_second_ca(room, tmp_path / "other")
+
+    @in_edge(room)
+    async def _(edge: EdgeRoom) -> None:
+        of_other = build.request(
+            [build.single(build.cert_id(GOOD_1, name_hash=other.issuer_name_hash(), key_hash=other.issuer_key_hash()))]
+        )
+        for source in ("stored", "table"):
+            edge.good(await edge.ask(GOOD_1), GOOD_1, source)
+            result = await edge.decide(of_other)
+            assert (result.source, result.cert_status) == (source, CertStatus.REVOKED)
+            response = ocsp.load_der_ocsp_response(result.response.body)
+            assert response.certificate_status is ocsp.OCSPCertStatus.REVOKED
+            assert response.issuer_key_hash == other.issuer_key_hash()
+            response.certificates[0].verify_directly_issued_by(other.certificate)
+        # Name of the one, key of the other: nobody's.
+        mixed = build.cert_id(GOOD_1, name_hash=other.issuer_name_hash(), key_hash=room.issuer.key_hashes["sha1"])
+        assert_error(edge, build.request([build.single(mixed)]), Outcome.UNKNOWN_ISSUER)
 
 
 @pytest.mark.clause("RFC 9919", "3.1.2", "MUST")
@@ -499,6 +532,28 @@ def test_an_answer_for_another_question_never_leaves(room: Room) -> None:
         assert result.outcome is Outcome.INTERNAL
         assert_refusal(result.response, Outcome.INTERNAL)
         edge.good(await edge.ask(GOOD_2), GOOD_2, "stored")
+
+
+@pytest.mark.clause("RFC 6960", "2.3", "MUST")
+def test_a_mistake_of_our_own_is_internal_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ERR-02: at once or later, a client gets an OCSPResponse and the log the traceback."""
+    configure_logging("test", "error")
+
+    @in_edge(room)
+    async def _(edge: EdgeRoom) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("broken on purpose")
+
+        replies: list[Response] = []
+        endpoint = edge.edge.endpoint
+        with monkeypatch.context() as patch:
+            patch.setattr(endpoint._stored, "fetch", broken)
+            endpoint.handle(Request(b"POST", b"/", edge.request(GOOD_1)), replies.append)
+            await endpoint.drain()
+        with monkeypatch.context() as patch:
+            patch.setattr(endpoint._authority, "questions_of", broken, raising=False)
+            assert_refusal(edge.handle(b"POST", b"/", edge.request(GOOD_1)), Outcome.INTERNAL)
+        assert_refusal(replies[0], Outcome.INTERNAL)
 
 
 def test_a_good_answer_beside_a_revoked_status_is_not_served(room: Room) -> None:
