@@ -57,7 +57,12 @@ class Desk:
             log.error("source_is_ahead_of_clock", ca=self.issuer.name, as_of=info.as_of, now=int(now))
             return None
         signer = self.signer
-        return Moment(self.terms, int(now), info.as_of, signer.latest_next_update, signer.signer_id, info.override)
+        try:
+            return Moment(self.terms, int(now), info.as_of, signer.latest_next_update, signer.signer_id, info.override)
+        except ValueError as error:
+            # Somebody wrote it by hand. What it was meant to say is not known, so nothing is said.
+            log.error("override_not_understood", ca=self.issuer.name, error=str(error))
+            return None
 
 
 def open_desks(store: Store, issuers: Issuers, signers: Mapping[str, ResponseSigner], clock: Clock) -> dict[str, Desk]:

@@ -527,6 +527,13 @@ def test_an_override_that_was_set_half_way(room: Room) -> None:
     assert answer.certificate_status is ocsp.OCSPCertStatus.REVOKED
 
 
+def test_an_override_that_nobody_understands(room: Room) -> None:
+    room.load({1: GOOD})
+    room.server.client().hset(f"rc:ca:{room.issuer.id}", "override", "all revoked, please")
+    assert room.presigner().run_until_idle() == 0
+    assert room.stored(1) is None
+
+
 def test_a_signature_that_does_not_verify_is_never_stored(room: Room) -> None:
     room.load(dict.fromkeys(range(1, 50), GOOD))
     room.key.spoil = lambda signature: signature[:-1] + bytes([signature[-1] ^ 1])
