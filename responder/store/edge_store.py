@@ -187,7 +187,7 @@ class EdgeStore:
         """
         commands: list[Command] = []
         if look:
-            commands.append(("INFO", "server"))
+            commands += values.RUN_COMMANDS
             commands += [("XINFO", "STREAM", self.layout.journal(partition)) for partition in PARTITIONS]
         for partition, number in after.items():
             start = f"{number}-{2**64 - 1}"
@@ -198,12 +198,13 @@ class EdgeStore:
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError) and "no such key" not in str(reply):
                 raise StoreUnavailable(f"Redis: {reply}")
-        looked = 1 + layout.PARTITIONS if look else 0
+        looked = len(values.RUN_COMMANDS) + layout.PARTITIONS if look else 0
         entries = [entry for reply in replies[looked:] for entry in values.journal_entries(reply)]
         if not look:
             return JournalReading(entries)
-        ends = {partition: values.last_number(replies[1 + partition]) for partition in PARTITIONS}
-        return JournalReading(entries, values.info_fields(replies[0])["run_id"], ends)
+        server, replication, *streams = replies[:looked]
+        ends = {partition: values.last_number(streams[partition]) for partition in PARTITIONS}
+        return JournalReading(entries, values.run_id(server, replication), ends)
 
     # --- live questions ---------------------------------------------------------------------------------------------
 

@@ -570,8 +570,8 @@ class Store:
         return int(seconds) + int(micros) / 1e6
 
     def run_id(self) -> str:
-        """Return the id of the server's run: another one means a restart or a failover."""
-        return values.info_fields(self._link.call("INFO", "server"))["run_id"]
+        """Return the name of the server's run and history: another one means a restart or a failover."""
+        return values.run_id(*self._read(values.RUN_COMMANDS))
 
     def version(self) -> tuple[int, int]:
         """Return the server's major and minor version."""

@@ -266,3 +266,15 @@ def info_fields(reply: bytes) -> dict[str, str]:
     return dict(
         line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line and line[0] != "#"
     )
+
+
+# Of INFO: who answers, and whose history it holds.
+RUN_COMMANDS = (("INFO", "server"), ("INFO", "replication"))
+
+
+def run_id(server: bytes, replication: bytes) -> str:
+    """Name a server's run and the history of writes that it holds, from the replies to RUN_COMMANDS.
+
+    A primary that was demoted holds another's history from then on: in the same process, on the same connections.
+    """
+    return f"{info_fields(server)['run_id']}/{info_fields(replication)['master_replid']}"

@@ -67,6 +67,12 @@ class _Strike:
     deliver: bool
     cut: bool
     then: Callable[[int], object]
+    pid: int | None
+    name: str | None
+
+    def counts(self, pid: int, name: str) -> bool:
+        """Say whether a command is one of those that are counted."""
+        return self.pid in (None, pid) and self.name in (None, name)
 
 
 class StrikingProxy:
@@ -103,17 +109,25 @@ class StrikingProxy:
         return int(self._listener.getsockname()[1])
 
     def strike(
-        self, k: int, *, deliver: bool = False, cut: bool = True, then: Callable[[int], object] = lambda _: None
+        self,
+        k: int,
+        *,
+        deliver: bool = False,
+        cut: bool = True,
+        then: Callable[[int], object] = lambda _: None,
+        pid: int | None = None,
+        name: str | None = None,
     ) -> None:
         """Strike at the k-th command from now (1 is the next one); ``then`` is called with the client's process id.
 
-        ``cut`` False: ``then`` is all that happens, before the command is passed on.
+        ``cut`` False: ``then`` is all that happens, before the command is passed on. ``pid``, ``name``: only that process's
+        commands, or those of that name, count.
         """
         with self._lock:
             self.commands = 0
             self.names = []
             self.struck.clear()
-            self._strike = _Strike(k, deliver, cut, then)
+            self._strike = _Strike(k, deliver, cut, then, pid, name)
 
     def heal(self) -> None:
         """Pass everything on again; counting starts anew."""
@@ -194,10 +208,12 @@ class StrikingProxy:
         pair.pending += data
         passed = 0
         for end in command_ends(bytes(pair.pending)):
-            self.commands += 1
-            self.names.append(command_name(bytes(pair.pending[passed:end])))
+            name = command_name(bytes(pair.pending[passed:end]))
             strike = self._strike
-            if strike is not None and self.commands == strike.at:
+            if strike is None or strike.counts(pair.pid, name):
+                self.commands += 1
+                self.names.append(name)
+            if strike is not None and self.commands == strike.at and strike.counts(pair.pid, name):
                 upto = end if strike.deliver and strike.cut else passed
                 pair.server.sendall(bytes(pair.pending[:upto]))
                 del pair.pending[:upto]

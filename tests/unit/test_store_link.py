@@ -101,7 +101,7 @@ def test_findings_say_what_an_operator_should_set(each_redis: RedisServer) -> No
         assert store.memory_fraction() == 0
         assert store.version() == ((7, 0) if each_redis.version == "7" else (6, 2))
         assert abs(store.time() - time.time()) < 5
-        assert store.run_id() == client.info("server")["run_id"]
+        assert store.run_id() == f"{client.info('server')['run_id']}/{client.info('replication')['master_replid']}"
 
 
 # --- what is lost -------------------------------------------------------------------------------------------------------
