@@ -49,7 +49,7 @@ class Pair(RedisServer):
 
     def __init__(self, proxy_to: Callable[..., StrikingProxy]) -> None:
         # One socket that leads to whichever is in charge: nothing of the base class is started here.
-        self.primary, self.replica = start_redis(repl_diskless_sync_delay="0"), start_redis()
+        self.primary, self.replica = (start_redis(repl_diskless_sync_delay="0") for _ in range(2))
         self.link = proxy_to(None, self.primary.socket_path, count=False)
         self.way = proxy_to(self.primary.directory / "proxy.sock", self.primary.socket_path, count=False)
         self.follow(self.replica, self.link)
