@@ -56,9 +56,9 @@ def certificates_named(text: str, issuers: Issuers, ca: str | None) -> list[tupl
 
 def parse_serial(text: str) -> bytes:
     """Read a serial in hex, with or without colons, as its DER INTEGER's contents octets."""
-    digits = text.replace(":", "").removeprefix("0x")
+    digits = text.removeprefix("0x").replace(":", "")
     if not re.fullmatch(r"-?[0-9a-fA-F]{1,64}", digits):
-        raise OperatorError(f"{text}: is neither a file nor a serial in hex, such as 0f:3a:…")
+        raise OperatorError(f"{text}: is neither a file nor a serial in hex")
     return serial_to_octets(int(digits, 16))
 
 

@@ -8,31 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
-from cryptography import x509
 from cryptography.x509 import ocsp
 
 from fastpath.http_target import TargetError, decode_target
 from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble, unpack_answer
+from responder.cli.named import certificates_named, issuer_of, open_config, read_certificate, with_redis
 from responder.cli.operate import ConfigFile
 from responder.clock import SystemClock, format_utc
-from responder.config import Config, load_config
+from responder.config import Config
 from responder.errors import OperatorError
 from responder.issuers import Issuer, Issuers
-from responder.log import configure_logging
 from responder.model import OCSPResponseStatus, serial_to_octets
 from responder.ocsp.answer import Outcome, question_of
 from responder.ocsp.endpoint import DECISIONS, Result, refused
 from responder.roles.health import probe_request, verify_answer
 from responder.roles.worker import FIRST_CONTACT_S, build_edge
 from responder.store import layout
-from responder.store.embedded import connect_or_start
 from responder.store.redis_store import EdgeStore, Store
 
 CAName = Annotated[str | None, typer.Option("--ca", help="Only this CA, by its name in the configuration.")]
@@ -47,8 +43,8 @@ def get(
 
     A certificate is asked about with a SHA-1 CertID and no nonce. Exit code 1: there is no answer but an error.
     """
-    settings, issuers = _open(config)
-    with _redis(settings):
+    settings, issuers = open_config(config)
+    with with_redis(settings):
         result = asyncio.run(_ask(settings, issuers, query, ca))
     decision = DECISIONS[result.outcome]
     typer.echo(f"response status  {_camel(decision.response_status)}")
@@ -65,33 +61,11 @@ def inspect(
     ca: CAName = None,
 ) -> None:
     """Print what Redis holds for a certificate, and decode and verify its stored answers. Exit code 1: nothing."""
-    settings, issuers = _open(config)
-    if Path(serial).is_file():
-        certificate = _certificate(Path(serial).read_bytes(), serial)
-        if certificate is None:
-            raise OperatorError(f"{serial}: is not a certificate")
-        found = [(_issuer_of(certificate, issuers, ca), serial_to_octets(certificate.serial_number))]
-    else:
-        octets = _serial(serial)
-        found = [(issuer, octets) for issuer in issuers if ca in (None, issuer.name)]
-        if not found:
-            raise OperatorError(f"--ca {ca}: no such CA; there are {', '.join(issuer.name for issuer in issuers)}")
-    with _redis(settings), Store.connect(settings, "serve") as store:
+    settings, issuers = open_config(config)
+    found = certificates_named(serial, issuers, ca)
+    with with_redis(settings), Store.connect(settings, "serve") as store:
         known = [_inspect_one(store, issuer, octets) for issuer, octets in found]
     raise typer.Exit(0 if any(known) else 1)
-
-
-def _open(config_file: Path) -> tuple[Config, Issuers]:
-    settings = load_config(config_file)
-    configure_logging("command", "error", "console")
-    return settings, Issuers.from_config(settings, str(config_file))
-
-
-@contextlib.contextmanager
-def _redis(config: Config) -> Iterator[None]:
-    """Have a Redis to read: an embedded one that nobody runs is started for as long as it takes."""
-    with connect_or_start(config.data_dir) if config.redis is None else contextlib.nullcontext():
-        yield
 
 
 # --- get ------------------------------------------------------------------------------------------------------------
@@ -115,41 +89,15 @@ def _request(query: str, issuers: Issuers, ca: str | None) -> bytes:
     path = Path(query)
     if len(query) < 1024 and path.is_file():
         data = path.read_bytes()
-        certificate = _certificate(data, query)
+        certificate = read_certificate(data, query)
         if certificate is None:
             return data
-        return probe_request(_issuer_of(certificate, issuers, ca), serial_to_octets(certificate.serial_number))
+        return probe_request(issuer_of(certificate, issuers, ca), serial_to_octets(certificate.serial_number))
     if query.startswith(("http://", "https://")):
         query = urlsplit(query).path
     elif query.endswith((".pem", ".der", ".crt", ".cer", ".req")):
         raise OperatorError(f"{query}: no such file")
     return decode_target(b"/" + query.removeprefix("/").encode())
-
-
-def _certificate(data: bytes, name: str) -> x509.Certificate | None:
-    """Read a certificate, PEM or DER; None: it is something else, such as a request."""
-    try:
-        if b"-----BEGIN" in data:
-            return x509.load_pem_x509_certificate(data)
-        return x509.load_der_x509_certificate(data)
-    except ValueError as error:
-        if b"-----BEGIN" in data:
-            raise OperatorError(f"{name}: cannot be read: {str(error).splitlines()[0]}") from error
-        return None
-
-
-def _issuer_of(certificate: x509.Certificate, issuers: Issuers, ca: str | None) -> Issuer:
-    """Find the CA whose key signed a certificate: of several generations only one did."""
-    candidates = [issuer for issuer in issuers if ca in (None, issuer.name)]
-    for issuer in candidates:
-        try:
-            certificate.verify_directly_issued_by(x509.load_der_x509_certificate(issuer.certificate_der))
-        except Exception:  # noqa: S112 - InvalidSignature, ValueError, TypeError: not this one
-            continue
-        return issuer
-    raise OperatorError(
-        f"{certificate.serial_number:x}: signed by none of {', '.join(issuer.name for issuer in candidates) or 'no CA'}"
-    )
 
 
 def _camel(status: OCSPResponseStatus) -> str:
@@ -192,14 +140,6 @@ def _signer_text(response: ocsp.OCSPResponse) -> str:
 
 
 # --- inspect --------------------------------------------------------------------------------------------------------
-
-
-def _serial(text: str) -> bytes:
-    """Read a serial as openssl and index.txt spell it: hex, colons allowed."""
-    digits = text.removeprefix("0x").replace(":", "")
-    if not re.fullmatch(r"[0-9A-Fa-f]{1,128}", digits):
-        raise OperatorError(f"{text}: is neither a file nor a serial in hex")
-    return serial_to_octets(int(digits, 16))
 
 
 def _inspect_one(store: Store, issuer: Issuer, serial_octets: bytes) -> bool:

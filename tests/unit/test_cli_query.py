@@ -161,7 +161,7 @@ def test_inspect_of_what_is_not_there(room: Room) -> None:
     result = command(room, "inspect", "777")
     assert result.exit_code == 1
     assert lines(result)["status"] == "none: never issued, or purged"
-    for spelled in ("xyz", "-1", ""):
+    for spelled in ("xyz", "1-", ""):
         with pytest.raises(OperatorError, match="neither a file nor a serial"):
             command(room, "inspect", "--", spelled)
     with pytest.raises(OperatorError, match="no such CA; there are corp"):
