@@ -260,6 +260,7 @@ def test_other_hash_algorithms_are_never_stored(room: Room, asker: Asker, hash_n
 
 @pytest.mark.clause("RFC 6960", "4.2.2.3", "MUST")
 def test_several_cert_ids_are_all_answered(room: Room, asker: Asker) -> None:
+    """REQ-04: a request with several CertIDs of one CA gets a SingleResponse for each."""
     room.load({1: GOOD, 2: revoked(room.clock.now() - 9), 3: "good exp=" + format_utc(room.clock.now() - 40 * DAY_S)})
     reply = asker.ask("sha1", [2, 1, 77, 1, 3], NONCE)
     assert singles_of(reply) == [(2, "revoked"), (1, "good"), (77, "unknown"), (1, "good"), (3, "unknown")]
