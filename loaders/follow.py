@@ -147,8 +147,10 @@ class CAFollower:
             self._move_as_of(as_of)
 
     def _pass(self, peeked: str) -> None:
-        assert self._runner is not None  # noqa: S101 - _watch_store has made it
+        assert self._runner is not None and self._store is not None  # noqa: S101, PT018 - _watch_store has made them
         report = self._runner.run()
+        # Of this pass's own commits too: if the store loses them before the next look, its numbers go back.
+        self._journal_ends = self._store.journal_ends()
         # What was peeked before the reading: a change in between is seen as one afterwards.
         self._peeked = peeked
         if self._clock.monotonic() >= self._reconcile_at:

@@ -128,7 +128,8 @@ def parse_line(line: bytes, presumed_at: str, *, cut_off: bool = False) -> Index
     if cut_off and len(columns) == 5:
         columns.append(b"")
     if len(columns) != 6:
-        return IndexLine(None, problem=f"{len(columns)} columns instead of 6")
+        where = ": the file breaks off here" if cut_off else ""
+        return IndexLine(None, problem=f"{len(columns)} columns instead of 6{where}")
     status, expiry, revocation, serial = columns[:4]
     try:
         octets = parse_serial(serial)
@@ -284,10 +285,7 @@ class IndexSnapshot:
     def _last_line(self, line: bytes, number: int, presumed_at: str) -> Batch:
         """Read a line that the file breaks off in: it says something only if its serial is followed by a TAB."""
         batch = Batch([])
-        if len(_COLUMN_END.split(line)) < 5:
-            batch.rejected.append(RowRejected(self._path, str(number), "the file breaks off in this line"))
-        else:
-            _take(batch, parse_line(line, presumed_at, cut_off=True), self._path, number)
+        _take(batch, parse_line(line, presumed_at, cut_off=True), self._path, number)
         return batch
 
     def _checked(self, batch: Batch, position: int) -> Batch:

@@ -269,6 +269,33 @@ def test_a_store_that_lost_its_last_writes_gets_them_again(room: FollowedRoom) -
     assert room.statuses()["02"].startswith("revoked")
 
 
+def test_journal_numbers_gone_back_are_enough(room: FollowedRoom) -> None:
+    """Though nothing else shows that writes were lost, not even as_of."""
+    room.write(good("01"), good("02"))
+    room.step(2)
+    raw = room.server.client()
+    before = {key: raw.dump(key) for key in raw.keys("*{*")}
+    room.write(good("01"), revoked("02"))
+    room.step()
+    for key, value in before.items():
+        raw.restore(key, 0, value, replace=True)
+    room.step()
+    assert room.statuses()["02"].startswith("revoked")
+
+
+def test_another_run_of_the_store_is_enough(room: FollowedRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failover behind the same address, without an error on the way: what it lacks comes back."""
+    room.write(good("01"), revoked("02"))
+    room.step(2)
+    bucket = partition_of(room, "02")
+    room.redis.hdel(f"rc:{{{bucket:x}}}:status:{room.issuer.id}:{bucket:x}", "02")
+    room.step(2)
+    assert "02" not in room.statuses(), "nothing has told of the loss yet"
+    monkeypatch.setattr(Store, "run_id", lambda _store: "another")
+    room.step()
+    assert room.statuses()["02"].startswith("revoked")
+
+
 def test_a_restarted_store_is_compared(tmp_path: Path, redis_server: Callable[..., RedisServer]) -> None:
     """Another run id: whatever it lost comes back, and in between the follower waits with patience."""
     server = redis_server("7", appendonly="yes", appendfsync="always")
