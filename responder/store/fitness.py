@@ -93,4 +93,7 @@ def _replication(info: dict[str, str]) -> Finding:
         return Finding("error", "redis replication", f"this server is a {info.get('role')}: it takes no statuses")
     replicas = [value for name, value in info.items() if name.startswith("slave") and "ip=" in value]
     online = sum("state=online" in value for value in replicas)
-    return Finding("ok", "redis replication", f"{online} replicas online; each must report a change before it counts")
+    if not replicas:
+        return Finding("ok", "redis replication", "no replicas")
+    text = f"{online} of {len(replicas)} replicas online; each that is must report a change before it counts"
+    return Finding("ok" if online == len(replicas) else "warning", "redis replication", text)

@@ -356,7 +356,7 @@ def test_a_commit_waits_for_replicas(redis_server: ServerMaker) -> None:
         with Store.of(target_for(replica)) as wrong, pytest.raises(StoreUnavailable, match="read only replica"):
             put(wrong, {one: GOOD}, "released")
         findings = {finding.subject: finding for finding in store.check()}
-        assert "1 replicas online" in findings["redis replication"].text
+        assert "1 of 1 replicas online" in findings["redis replication"].text
 
 
 def test_replicas_that_must_be_there(redis_server: ServerMaker) -> None:
