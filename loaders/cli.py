@@ -19,12 +19,11 @@ from loaders.report import report_lines
 from loaders.runner import Progress as PassProgress
 from loaders.runner import load_ca
 from responder.cli.named import open_config, with_redis
-from responder.cli.operate import ConfigFile
 from responder.clock import SystemClock
 from responder.config import load_config
 from responder.errors import OperatorError
 from responder.log import configure_logging
-from responder.roles.child import announce_ready
+from responder.process import ConfigFile, announce_ready
 from responder.store.redis_store import Store
 
 EXIT_REJECTED = 1

@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from responder.cli.operate import ConfigFile
 from responder.clock import SystemClock, format_utc
 from responder.config import Config, load_config
 from responder.errors import RevocastError
 from responder.issuers import Issuers
+from responder.process import ConfigFile
 from responder.signing.delegation import open_response_signer
 from responder.store.embedded import connect_or_start, find_server
 from responder.store.redis_store import Finding, Store, acl_lines

@@ -7,15 +7,13 @@ import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from responder.config import load_config
 from responder.log import configure_logging
+from responder.process import ConfigFile
 from responder.roles.supervisor import ALL_ROLES, Supervisor
-
-ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
 
 
 def warn_of_second_owner() -> None:

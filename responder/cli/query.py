@@ -18,7 +18,6 @@ from cryptography.x509 import ocsp
 from fastpath.http_target import TargetError, decode_target
 from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble, unpack_answer
 from responder.cli.named import certificates_named, issuer_of, open_config, read_certificate, with_redis
-from responder.cli.operate import ConfigFile
 from responder.clock import SystemClock, format_utc
 from responder.config import Config
 from responder.errors import OperatorError
@@ -26,6 +25,7 @@ from responder.issuers import Issuer, Issuers
 from responder.model import OCSPResponseStatus, serial_to_octets
 from responder.ocsp.answer import Outcome, question_of
 from responder.ocsp.endpoint import DECISIONS, Result, refused
+from responder.process import ConfigFile
 from responder.roles.health import probe_request, verify_answer
 from responder.roles.worker import FIRST_CONTACT_S, build_edge
 from responder.store import layout

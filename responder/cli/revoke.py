@@ -11,11 +11,11 @@ import typer
 
 from responder import revocation
 from responder.cli.named import certificate_named, open_config, with_redis
-from responder.cli.operate import ConfigFile
 from responder.clock import SystemClock, parse_utc
 from responder.errors import OperatorError
 from responder.issuers import Issuer, Issuers
 from responder.model import REASON_NAMES, REASONS_BY_NAME, CertStatus, CRLReason, Status, serial_to_text
+from responder.process import ConfigFile
 from responder.store.redis_store import Store
 
 REASONS = ", ".join(name for reason, name in REASON_NAMES.items() if reason is not CRLReason.REMOVE_FROM_CRL)

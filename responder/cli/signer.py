@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.name import NameAttribute
 from cryptography.x509.oid import NameOID
 
-from responder.cli.operate import ConfigFile
 from responder.config import CAConfig, Config, load_config
 from responder.errors import OperatorError
 from responder.issuers import load_certificate
+from responder.process import ConfigFile
 from responder.signing.open import open_signer
 from responder.signing.request import build_certification_request
 

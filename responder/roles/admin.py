@@ -27,7 +27,7 @@ from responder.http.server import adopt_socket, serve_sockets
 from responder.issuers import Issuer, Issuers
 from responder.log import configure_logging, get_logger
 from responder.model import Status, serial_from_octets
-from responder.roles.child import announce_ready
+from responder.process import announce_ready
 from responder.roles.health import Probe, ask, probe_request, verify_answer
 from responder.store.layout import PARTITIONS
 from responder.store.redis_store import Store

@@ -16,13 +16,12 @@ from typing import Annotated
 
 import typer
 
-from responder.cli.operate import ConfigFile
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
 from responder.errors import ConfigError, SignerUnavailable, StoreUnavailable
 from responder.issuers import Issuers
 from responder.log import configure_logging, get_logger
-from responder.roles.child import announce_ready
+from responder.process import ConfigFile, announce_ready
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.delegation import ResponseSigner, open_response_signer
 from responder.signing.live import LiveSigner

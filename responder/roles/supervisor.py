@@ -23,7 +23,7 @@ from responder.config import ACCEPTED_CONFIG_ENV, Config, HTTPConfig, load_confi
 from responder.errors import ConfigError
 from responder.http.server import open_socket
 from responder.log import get_logger
-from responder.roles.child import READY_FD_ENV, die_with_parent
+from responder.process import READY_FD_ENV, die_with_parent
 from responder.store.embedded import EmbeddedRedis
 
 log = get_logger(__name__)
@@ -163,7 +163,7 @@ class Supervisor:
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=fds,
             env=environment,
-            preexec_fn=die_with_parent,
+            preexec_fn=die_with_parent(),
             # Its own group: a terminal's Ctrl-C reaches the supervisor alone, which then stops the roles in order.
             process_group=0,
         )

@@ -30,7 +30,7 @@ from responder.ocsp.journal import Contact, JournalFollower
 from responder.ocsp.on_demand import OnDemandSource
 from responder.ocsp.stored import StoredSource
 from responder.ocsp.table import AbsentTable, AnswerTable
-from responder.roles.child import announce_ready
+from responder.process import announce_ready
 from responder.store.redis_store import EdgeStore
 
 log = get_logger(__name__)

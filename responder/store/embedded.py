@@ -8,7 +8,6 @@ ended, however its starter died. Called by the supervisor (EmbeddedRedis) and by
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import json
@@ -20,11 +19,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from responder.errors import OperatorError, StoreUnavailable
+from responder.process import die_with_parent
 from responder.store.acl import ROLES, acl_rules
 
 SOCKET_NAME = "redis.sock"
@@ -34,7 +34,6 @@ LOCK_WITHIN_S = 5.0  # the server of a starter that was killed is given this lon
 STOP_WITHIN_S = 10.0
 POLL_S = 0.005
 PREFIX = "rc:"
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # appendfsync always: what was acknowledged survives a crash of server and machine (DESIGN §5, Commit).
 _CONFIG = f"""\
@@ -185,7 +184,7 @@ class EmbeddedRedis:
                 stdout=subprocess.DEVNULL,
                 pass_fds=(self._lock_fd,),
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops this last
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with_parent(),
             )
             _wait_ready(self._data_dir, self._process)
         except BaseException:
@@ -246,17 +245,6 @@ def connect_or_start(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         server.stop()
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-    return prepare
 
 
 def _write_private(path: Path, text: str) -> None:

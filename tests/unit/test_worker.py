@@ -15,7 +15,7 @@ import pytest
 
 from responder.http.server import open_socket
 from responder.model import OCSPResponseStatus
-from responder.roles.child import READY_FD_ENV
+from responder.process import READY_FD_ENV
 from tests.edge_room import octets
 from tests.redis_fixture import RedisServer
 from tests.reference import request_builder as build
