@@ -41,11 +41,7 @@ def parse_duration(value: object) -> int:
 
 def parse_listen(value: object) -> tuple[str, int]:
     """Read ``"127.0.0.1:8080"`` or ``"[::1]:8080"`` as host and port; port 0 takes a free one."""
-    match = (
-        re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:\s]+)):(\d{1,5})", value)
-        if isinstance(value, str)
-        else None
-    )
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:\s]+)):(\d{1,5})", value) if isinstance(value, str) else None
     if match is None or int(match[3]) > 65_535:
         raise ValueError('must be "HOST:PORT" or "[IPV6]:PORT" with a port of 0 to 65535')
     return (match[1] or match[2], int(match[3]))
@@ -86,9 +82,7 @@ class RedisRoles(Section):
     """A user for each role, so that each has the least rights; `revocast check` prints the ACL lines."""
 
     serve: RedisUser | None = Field(None, description="The HTTP workers: read only.")
-    follow: RedisUser | None = Field(
-        None, description="The loaders and `revocast revoke`: the writer of statuses."
-    )
+    follow: RedisUser | None = Field(None, description="The loaders and `revocast revoke`: the writer of statuses.")
     presign: RedisUser | None = Field(None, description="The presigner: the writer of answers.")
 
 
@@ -110,9 +104,7 @@ class RedisConfig(RedisUser):
         0, ge=0, le=10, description="Replicas that must report a change before it counts as committed (WAIT)."
     )
     timeout: Duration = Field(2, description="How long one command may take.")
-    roles: RedisRoles = Field(
-        default_factory=RedisRoles, description="A user for each role; absent: the one above."
-    )
+    roles: RedisRoles = Field(default_factory=RedisRoles, description="A user for each role; absent: the one above.")
 
     @model_validator(mode="after")
     def _known_scheme(self) -> RedisConfig:
@@ -135,12 +127,8 @@ class HTTPConfig(Section):
         le=65_536,
         description="Longest GET target; above it 414. RFC 9112 §3 wants at least 8000.",
     )
-    max_header_bytes: int = Field(
-        16_384, ge=1_024, le=65_536, description="Largest header section; above it 431."
-    )
-    header_timeout: Duration = Field(
-        10, description="Time for a whole request to arrive, from its first byte."
-    )
+    max_header_bytes: int = Field(16_384, ge=1_024, le=65_536, description="Largest header section; above it 431.")
+    header_timeout: Duration = Field(10, description="Time for a whole request to arrive, from its first byte.")
     idle_timeout: Duration = Field(60, description="How long a connection may stay open between requests.")
     max_connections: int = Field(
         10_000, ge=1, le=1_000_000, description="Connections a worker holds; the next one is closed at once."
@@ -148,12 +136,8 @@ class HTTPConfig(Section):
     max_connections_per_address: int = Field(
         1_000, ge=1, le=1_000_000, description="Connections a worker holds from one client address."
     )
-    max_cert_ids: int = Field(
-        16, ge=1, le=256, description="CertIDs in one request; above it malformedRequest."
-    )
-    table_bytes: int = Field(
-        256 * 1024 * 1024, ge=1024 * 1024, description="Memory of a worker's answer table."
-    )
+    max_cert_ids: int = Field(16, ge=1, le=256, description="CertIDs in one request; above it malformedRequest.")
+    table_bytes: int = Field(256 * 1024 * 1024, ge=1024 * 1024, description="Memory of a worker's answer table.")
     drain: Duration = Field(4, ge=1, le=60, description="How long open connections may finish on SIGTERM.")
 
 
@@ -177,9 +161,7 @@ class SourceConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    type: str = Field(
-        description="The loader: an entry point of the group revocast.loaders, such as openssl."
-    )
+    type: str = Field(description="The loader: an entry point of the group revocast.loaders, such as openssl.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -220,9 +202,7 @@ class OCSPConfig(Section):
         "retention",
         description="archiveCutoff on answers for expired certificates: producedAt - retention, or the CA's notBefore (ETSI).",
     )
-    max_blind: Duration = Field(
-        HOUR_S, description="How long a worker cut off from Redis goes on with good answers."
-    )
+    max_blind: Duration = Field(HOUR_S, description="How long a worker cut off from Redis goes on with good answers.")
     max_source_age: Duration = Field(
         HOUR_S, description="Age of the source's last successful read above which an alarm is raised."
     )
@@ -242,9 +222,7 @@ class CAConfig(Section):
         "private",
         description="Whose rules hold: CA/B Forum BR and root programmes, ETSI EN 319 411, or RFC 6960 and 9919 alone.",
     )
-    retention: Duration = Field(
-        30 * DAY_S, description="How long a certificate is answered for after it expired."
-    )
+    retention: Duration = Field(30 * DAY_S, description="How long a certificate is answered for after it expired.")
     source: SourceConfig = Field(description="The CA's database.")
     ocsp: OCSPConfig = Field(description="The answers' signer and terms.")
 
@@ -296,8 +274,6 @@ def load_config(path: Path) -> Config:
         first = error.errors()[0]
         raise ConfigError(
             str(path),
-            "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(
-                "."
-            ),
+            "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip("."),
             f"{first['msg']} (got {first['input']!r})",
         ) from error

@@ -15,7 +15,9 @@ from typing import Any, Literal, cast
 import structlog
 
 SAMPLE_WINDOW_S = 10.0
-SAMPLE_LIMIT = 20  # records of one event in one window and process; the rest are counted and named in the next one let through
+SAMPLE_LIMIT = (
+    20  # records of one event in one window and process; the rest are counted and named in the next one let through
+)
 MAX_VALUE_CHARS = 300  # a client chooses the length of some values (SEC-10)
 
 
@@ -26,9 +28,7 @@ class Sampler:
         self._window_ends = 0.0
         self._seen: dict[str, int] = {}
 
-    def __call__(
-        self, _logger: object, _method: str, event: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
+    def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Act as a structlog processor."""
         now = time.monotonic()
         suppressed = 0

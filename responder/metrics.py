@@ -77,7 +77,9 @@ SOONEST_NEXT_UPDATE = Gauge(
     multiprocess_mode="mostrecent",
 )
 CLOCK_AGREES = Gauge(
-    "revocast_clock_agrees", "1 while the presigner's clock agrees with Redis's, else 0.", multiprocess_mode="mostrecent"
+    "revocast_clock_agrees",
+    "1 while the presigner's clock agrees with Redis's, else 0.",
+    multiprocess_mode="mostrecent",
 )
 LIVE_QUEUE = Gauge(
     "revocast_live_queue", "Questions of the workers that wait to be signed.", multiprocess_mode="livesum"
@@ -103,5 +105,7 @@ HTTP_TIMEOUTS = Counter(
 # --- the one write path (responder.revocation) ---
 STATUS_CHANGES = Counter("revocast_status_changes_total", "Committed changes of statuses, by kind.", ["kind"])
 TRANSITIONS_REFUSED = Counter(
-    "revocast_transitions_refused_total", "Changes that a source asked for and that were refused, by reason.", ["reason"]
+    "revocast_transitions_refused_total",
+    "Changes that a source asked for and that were refused, by reason.",
+    ["reason"],
 )

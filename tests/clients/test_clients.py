@@ -155,7 +155,7 @@ def test_nss_good(world: World, tmp_path: Path) -> None:
     """CLI-03, HTR-08: NSS, the strictest on times and DER, believes a good answer."""
     need("certutil", "ocspclnt")
     said = ocspclnt(world, world.good, tmp_path)
-    assert "Check of certificate \"leaf\" succeeded" in said, said
+    assert 'Check of certificate "leaf" succeeded' in said, said
 
 
 def test_nss_revoked(world: World, tmp_path: Path) -> None:

@@ -267,27 +267,38 @@ def test_every_part_killed_in_turn(
 def test_embedded_redis_and_supervisor_killed(house: House) -> None:
     """The private Redis is killed right behind an acknowledgement, and then the supervisor: nothing is forgotten."""
     house.start()
+    config = load_config(house.revocast.config)
     revoked: list[Leaf] = []
 
-    def kill_redis() -> None:
+    def redis_pid() -> int:
         assert house.revocast.process is not None
-        (pid,) = [
-            pid
-            for pid in children(house.revocast.process.pid)
-            if any("redis-server" in word for word in command_line(pid))
-        ]
-        os.kill(pid, signal.SIGKILL)
+        for pid in children(house.revocast.process.pid):
+            if any("redis-server" in word for word in command_line(pid)):
+                return pid
+        return 0
 
-    for strike in (kill_redis, lambda: house.kill_role("admin"), kill_redis):
+    def redis_answers() -> bool:
+        try:
+            with Store.connect(config, "follow") as store:
+                return bool(store.run_id())
+        except StoreUnavailable:
+            return False
+
+    for part in ("redis", "admin", "redis"):
         leaf = house.next_victim()
         # The command that an operator uses; its exit code 0 is the acknowledgement.
         arguments = ("revoke", "-c", str(house.revocast.config), f"{leaf.serial_number:x}", "--reason", "keyCompromise")
         subprocess.run([sys.executable, "-m", "responder", *arguments], check=True, capture_output=True)
         began = house.history.acknowledged[leaf.serial_number] = time.time()
-        strike()
-        house.wait_for_answers()
+        if part == "redis":
+            os.kill(redis_pid(), signal.SIGKILL)
+            house.wait_for_answers()
+            wait_until("Redis", redis_answers)
+            house.history.outages.append((began, time.time()))
+        else:
+            house.kill_role(part)
+            house.wait_for_answers()
         house.wait_for_revoked(leaf)
-        house.history.outages.append((began, time.time()))
         revoked.append(leaf)
         house.wait_until_warm()
     house.judge()
