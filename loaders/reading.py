@@ -22,7 +22,6 @@ class PassReport:
     rejected: int = 0
     errors: list[LoadError] = field(default_factory=list)  # the first KEPT_ERRORS of the rejected
     done: Report = field(default_factory=Report)
-    pending_releases: int = 0  # holds that this reading ends, if it is confirmed
     whole: bool = True
     shrunk_from: int | None = None  # rows of the last pass, where this one lists too few to be believed
     settled: bool = False  # as_of was moved to this reading's

@@ -66,8 +66,8 @@ def report_lines(report: PassReport, *, dry_run: bool) -> Iterator[str]:
         yield f"{report.ca}: {done.kept_revoked} revoked ones are no longer listed: they stay revoked until they expire"
     if done.vanished:
         yield f"{report.ca}: {done.vanished} good ones are no longer listed: kept for now"
-    if report.pending_releases:
-        yield f"{report.ca}: {report.pending_releases} holds end, once a second reading says so too"
+    if done.releases_waiting:
+        yield f"{report.ca}: {done.releases_waiting} holds end, once a second reading says so too"
     if not report.whole:
         yield f"{report.ca}: the file breaks off in its last line, or was being written: nothing was removed"
     if report.shrunk_from is not None:

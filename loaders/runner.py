@@ -27,7 +27,7 @@ from responder.full_pass import PassTerms, apply_pass, map_buckets
 from responder.issuers import Issuer, Issuers
 from responder.log import get_logger
 from responder.model import CertStatus, Status
-from responder.revocation import Refused, apply
+from responder.revocation import apply
 from responder.store.redis_store import Store
 
 log = get_logger(__name__)
@@ -168,6 +168,7 @@ class Runner:
             now=now,
             retention_s=self._issuer.config.retention,
             good_releases_hold=self._loader.good_releases_hold and believed,
+            releases_wait=not believed and (self._loader.good_releases_hold or bool(reading.released)),
             remove_vanished=believed and report.whole and self._loader.lists_issued and not reading.is_blind,
             keep=frozenset(reading.kept),
         )
@@ -179,9 +180,7 @@ class Runner:
         if believed and not self._loader.good_releases_hold:
             report.done.add(apply(self._store, ca, reading.released.items(), signal="release", now=now))
         self._presume(reading, report, now)
-        if not believed and (self._loader.good_releases_hold or reading.released):
-            report.pending_releases = report.done.refused.pop(Refused.HOLD_NOT_RELEASED, 0)
-        is_open = not report.whole or report.done.vanished > 0 or report.pending_releases > 0
+        is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
         if report.shrunk_from is None and (believed or not is_open):
             self._applied = fingerprint
             self._settle(report, info.as_of if info is not None else None)

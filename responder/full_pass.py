@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from responder.clock import format_utc
 from responder.errors import CommitConflict, InvariantBroken, StoreUnavailable
 from responder.model import Status
-from responder.revocation import MAX_TRIES, Report, Signal, change, count, decide, due_at, note
+from responder.revocation import MAX_TRIES, Decision, Refused, Report, Signal, change, count, decide, due_at, note
 from responder.store import layout
 from responder.store.layout import serial_hash
 from responder.store.redis_store import Store
@@ -26,7 +26,8 @@ BATCH_BUCKETS = 256  # buckets of a pass that are held in memory at once
 class PassTerms:
     """What holds for a whole pass. Seconds.
 
-    ``good_releases_hold``: a good row of this source is an explicit statement, and so ends a hold. ``remove_vanished``:
+    ``good_releases_hold``: a good row of this source is an explicit statement, and so ends a hold. ``releases_wait``: it
+    would, but this reading is not confirmed yet; what it would end is counted, not refused. ``remove_vanished``:
     this pass equals the one before, so what both lack is removed; ``keep``: serials of rows that could not be
     understood, which count as listed.
     """
@@ -34,6 +35,7 @@ class PassTerms:
     now: float
     retention_s: float
     good_releases_hold: bool = False
+    releases_wait: bool = False
     remove_vanished: bool = False
     keep: frozenset[bytes] = frozenset()
 
@@ -235,6 +237,9 @@ def _diff(
         nonlocal due
         text = entries.get(serial)
         decision = decide(None if text is None else Status.from_text(text), new, signal=signal, now=terms.now)
+        if terms.releases_wait and decision.refused is Refused.HOLD_NOT_RELEASED:
+            report.releases_waiting += 1
+            decision = Decision()
         note(report, ca, serial, decision)
         if decision.kind is not None:
             changes.append(change(serial, text, decision))

@@ -133,6 +133,7 @@ class Report:
     unchanged: int = 0
     expired: int = 0  # rows past expiry and retention, which are not kept
     vanished: int = 0
+    releases_waiting: int = 0  # holds that end once the reading is confirmed
     kept_revoked: int = 0  # revoked serials that the source no longer lists: kept until they expire
     conflicts: int = 0
     refused: dict[Refused, int] = field(default_factory=dict)
@@ -149,6 +150,7 @@ class Report:
         self.unchanged += other.unchanged
         self.expired += other.expired
         self.vanished += other.vanished
+        self.releases_waiting += other.releases_waiting
         self.kept_revoked += other.kept_revoked
         self.conflicts += other.conflicts
         for kind, count in other.changes.items():

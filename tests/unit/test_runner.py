@@ -16,6 +16,7 @@ from responder import revocation
 from responder.clock import Clock, ManualClock
 from responder.errors import ConfigError, OperatorError, SourceUnavailable
 from responder.issuers import Issuer
+from responder.metrics import TRANSITIONS_REFUSED
 from responder.model import CRLReason
 from responder.revocation import Refused
 from responder.store import layout
@@ -147,16 +148,18 @@ def test_a_reading_in_between_starts_the_wait_anew(room: LoaderRoom) -> None:
 
 def test_a_hold_ends_after_two_equal_readings(room: LoaderRoom) -> None:
     """By a row of status V, and by removeFromCRL; counted as refused neither time."""
+    alarms = TRANSITIONS_REFUSED.labels("hold_not_released")._value.get()
     for row in (good("01"), revoked("01", "removeFromCRL")):
         room.load(revoked("01", "certificateHold"))
         room.write(row)
         runner = room.runner()
         first = runner.run()
-        assert (first.settled, first.pending_releases, first.done.refused) == (False, 1, {})
+        assert (first.settled, first.done.releases_waiting, first.done.refused) == (False, 1, {})
         assert room.statuses() == {"01": f"revoked {AT} certificateHold {EXP}"}
         room.pass_time(CONFIRM_AFTER_S)
         assert runner.run().done.changes == {"released": 1}
         assert room.statuses() == {"01": f"good {EXP}"}
+    assert TRANSITIONS_REFUSED.labels("hold_not_released")._value.get() == alarms
 
 
 WHOLE = "".join(
@@ -512,7 +515,7 @@ def test_a_hold_ends_by_an_explicit_release_alone(room: LoaderRoom) -> None:
 
     passes(held)
     refused = passes([*free[:1], *held[1:]], free[1:2] + free[2:])
-    assert refused[0] == {Refused.HOLD_NOT_RELEASED: 1}
+    assert refused[-1] == {Refused.HOLD_NOT_RELEASED: 1}
     assert room.statuses() == {serial.hex(): text for serial, text in held}, "revoked rows stand beside the releases"
     passes(free[:1], free[1:2])
     assert room.statuses()["02"] == f"good {EXP}"
