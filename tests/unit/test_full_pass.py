@@ -326,3 +326,16 @@ def test_a_pass_overtakes_what_somebody_puts_between(store: Store, monkeypatch: 
     assert (report.conflicts, report.refused) == (1, {Refused.PERMANENT: 1})
     monkeypatch.undo()
     assert content(store) == {one: REVOKED}
+
+
+def test_buckets_split_before_the_pass_reaches_them(store: Store) -> None:
+    """The map of buckets that a pass began with is not the last word."""
+    mine = serials(900)
+    run_pass(store, [(octets, GOOD) for octets in mine[:600]])
+    buckets = map_buckets(store, CA, 600)
+    for number in (0, 0, 16, 5):
+        store.split_bucket(CA, store.read_status_bucket(CA, number))
+    store.grow(CA, 6)
+    report = run_pass(store, [(octets, REVOKED) for octets in mine], buckets=buckets)
+    assert (report.conflicts, report.changes) == (0, {"revoked": 900})
+    assert content(store) == dict.fromkeys(mine, REVOKED)
