@@ -22,6 +22,7 @@ from prometheus_client import multiprocess
 from responder.config import ACCEPTED_CONFIG_ENV, Config, HTTPConfig, load_config
 from responder.errors import ConfigError
 from responder.http.server import open_socket
+from responder.issuers import Issuers
 from responder.log import get_logger
 from responder.process import READY_FD_ENV, die_with_parent
 from responder.store.embedded import EmbeddedRedis
@@ -30,6 +31,7 @@ log = get_logger(__name__)
 
 STOP_WITHIN_S = 5.0  # SIGTERM to the last process gone
 REDIS_STOP_S = 0.7  # of these, what the embedded Redis may take
+CHECK_WITHIN_S = 30.0  # that trying the keys of a new configuration may take; a token may be slow
 READY_WITHIN_S = 30.0  # a replacement that is not at work by then is given up
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
@@ -78,7 +80,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._reloading: asyncio.Task[None] | None = None
-        self._accept(self._config)
+        self._accept(self._config, self._config_file.read_bytes())
         self._open_sockets(self._config)
         try:
             if self._config.redis is None:
@@ -97,7 +99,9 @@ class Supervisor:
     async def _stop(self) -> None:
         """End every process within STOP_WITHIN_S: politely first, then not."""
         if self._reloading:
+            # Its roles, old and new, are all in self._roles; let go of it first, so that it starts no other.
             self._reloading.cancel()
+            await asyncio.wait([self._reloading], timeout=REDIS_STOP_S)
         for role in self._roles:
             role.wanted = False
             self._signal(role, signal.SIGTERM)
@@ -128,15 +132,20 @@ class Supervisor:
         backoff = BACKOFF_FIRST_S
         while not self._retired(role):
             started = loop.time()
-            await self._start(role)
-            assert role.process is not None  # noqa: S101 - _start sets it
-            code = await role.process.wait()
-            multiprocess.mark_process_dead(role.process.pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
-            if self._retired(role):
-                return
-            if loop.time() - started > STEADY_AFTER_S:
-                backoff = BACKOFF_FIRST_S
-            log.error("role_died", name=role.name, exit_code=code, again_in_s=round(backoff, 2))
+            try:
+                await self._start(role)
+            except OSError as error:
+                # Out of processes, descriptors or memory: perhaps not for long.
+                log.error("role_not_started", name=role.name, error=str(error), again_in_s=round(backoff, 2))
+            else:
+                assert role.process is not None  # noqa: S101 - _start sets it
+                code = await role.process.wait()
+                multiprocess.mark_process_dead(role.process.pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
+                if self._retired(role):
+                    return
+                if loop.time() - started > STEADY_AFTER_S:
+                    backoff = BACKOFF_FIRST_S
+                log.error("role_died", name=role.name, exit_code=code, again_in_s=round(backoff, 2))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(backoff * 2, BACKOFF_MOST_S)
@@ -190,50 +199,94 @@ class Supervisor:
 
     # --- configuration ------------------------------------------------------------------------------------------
 
-    def _accept(self, config: Config) -> None:
+    def _accept(self, config: Config, text: bytes) -> None:
         """Keep the text that the roles are to read, also after the file has changed."""
         self._config = config
-        self._accepted = self._config.data_dir / "run" / f"accepted-{os.getpid()}.toml"
-        text = self._config_file.read_bytes()
-        fresh = self._accepted.with_suffix(".new")
+        self._accepted = self._write_text("accepted", text)
+
+    def _write_text(self, name: str, text: bytes) -> Path:
+        path = self._config.data_dir / "run" / f"{name}-{os.getpid()}.toml"
+        fresh = path.with_suffix(".new")
         fresh.touch(mode=0o600)
         fresh.write_bytes(text)
-        fresh.replace(self._accepted)
+        fresh.replace(path)
+        return path
 
     def _reload(self) -> None:
         """SIGHUP: take up the changed file, or keep the old one and say why."""
         if self._reloading and not self._reloading.done():
             log.warning("reload_skipped", reason="the last one is still under way")
             return
+        if not self._stopping.is_set():
+            self._reloading = asyncio.create_task(self._take_up())
+
+    async def _take_up(self) -> None:
         try:
+            text = self._config_file.read_bytes()
             config = load_config(self._config_file)
+            if self._config_file.read_bytes() != text:
+                raise ConfigError(str(self._config_file), "", "changed while it was read; send SIGHUP again")
             if config.data_dir != self._config.data_dir or (config.redis is None) != (self._config.redis is None):
                 raise ConfigError(str(self._config_file), "data_dir, redis", "cannot change while running; restart")
-            self._open_sockets(config)
-            self._accept(config)
+            Issuers.from_config(config, str(self._config_file))
+            problem = await self._check_signers(text) if "presign" in self._role_names else None
+            if problem is None:
+                self._open_sockets(config)
+                self._accept(config, text)
         except (ConfigError, OSError) as error:
-            log.error("reload_refused", reason=str(error))
+            problem = str(error)
+        if problem is not None:
+            # A socket that nobody accepts from would take its share of the connections.
+            self._close_unused(self._config)
+            log.error("reload_refused", reason=problem)
             return
-        self._reloading = asyncio.create_task(self._replace_all(config))
+        try:
+            await self._replace_all(config)
+        except Exception as error:
+            log.exception("reload_failed", error=str(error))
+
+    async def _check_signers(self, text: bytes) -> str | None:
+        """See whether every key of a new configuration signs, as is done before the start; returns what is wrong."""
+        candidate = self._write_text("candidate", text)
+        check = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "responder", "role", "presign", "--check", "-c", str(self._config_file)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, ACCEPTED_CONFIG_ENV: str(candidate)},
+            preexec_fn=die_with_parent,
+            process_group=0,
+        )
+        try:
+            _, said = await asyncio.wait_for(check.communicate(), CHECK_WITHIN_S)
+        except TimeoutError:
+            return f"the keys were not checked within {CHECK_WITHIN_S:g} s"
+        finally:
+            if check.returncode is None:
+                check.kill()
+            candidate.unlink(missing_ok=True)
+        if check.returncode == 0:
+            return None
+        lines = said.decode(errors="replace").strip().splitlines()
+        return next((line for line in lines if line.startswith("revocast: ")), f"exit code {check.returncode}")
 
     async def _replace_all(self, config: Config) -> None:
         """Replace every role by one with the new configuration; a worker's successor is at work before it goes."""
-        old, self._roles = self._roles, self._wanted_roles(config)
-        fresh = {role.name: role for role in self._roles}
-        try:
-            for role in old:
-                successor = fresh.pop(role.name, None)
-                if successor is None:
-                    await self._retire(role)
-                elif role.name.startswith("worker"):
-                    await self._take_over(role, successor)
-                else:
-                    await self._retire(role)
-                    successor.keeper = asyncio.create_task(self._keep(successor))
-            for role in fresh.values():
-                role.keeper = asyncio.create_task(self._keep(role))
-        finally:
-            self._roles += [role for role in old if role.process and role.process.returncode is None]
+        old, wanted = self._roles, self._wanted_roles(config)
+        # All of them are known throughout: SIGTERM may come at any moment.
+        self._roles = [*old, *wanted]
+        fresh = {role.name: role for role in wanted}
+        for role in old:
+            successor = fresh.pop(role.name, None)
+            if successor is None:
+                await self._retire(role)
+            elif role.name.startswith("worker"):
+                await self._take_over(role, successor)
+            else:
+                await self._retire(role)
+                successor.keeper = asyncio.create_task(self._keep(successor))
+        for role in fresh.values():
+            role.keeper = asyncio.create_task(self._keep(role))
+        self._roles = wanted
         self._close_unused(config)
         self._report_addresses(config.data_dir / "run")
         log.info("reloaded")
@@ -242,7 +295,13 @@ class Supervisor:
         read_fd, write_fd = os.pipe()
         os.set_blocking(read_fd, False)
         try:
-            await self._start(successor, write_fd)
+            try:
+                await self._start(successor, write_fd)
+            except OSError as error:
+                log.error("role_not_started", name=successor.name, error=str(error))
+                successor.keeper = asyncio.create_task(self._keep(successor))
+            else:
+                successor.keeper = asyncio.create_task(self._adopt(successor))
             os.close(write_fd)
             write_fd = -1
             ready = asyncio.Event()
@@ -254,7 +313,6 @@ class Supervisor:
             os.close(read_fd)
             if write_fd >= 0:
                 os.close(write_fd)
-        successor.keeper = asyncio.create_task(self._adopt(successor))
         await self._retire(old)
 
     async def _adopt(self, role: Role) -> None:

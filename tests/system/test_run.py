@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,6 +141,50 @@ def test_sighup_keeps_the_old_configuration_where_the_new_one_is_wrong(shop: Sho
     os.kill(before, signal.SIGKILL)
     wait_until("another worker", lambda: children(pid).get("worker-1", before) != before)
     running.wait_for(shop.good, shop.ca, GOOD)
+
+
+def test_sighup_refuses_a_key_that_does_not_sign(shop: Shop, running: Revocast, tmp_path: Path) -> None:
+    """What would not have been started is not taken up either: the roles at work stay, and the log says why."""
+    foreign = make_signer(make_ca(tmp_path / "other"), directory=tmp_path, label="foreign")
+    assert running.process is not None
+    before = children(running.process.pid)
+    running.sections = [shop.section().replace(str(shop.ca.answer_signer.key_path), str(foreign.key_path))]
+    running.write_config()
+    running.process.send_signal(signal.SIGHUP)
+    wait_until("the refusal", lambda: "reload_refused" in running.log)
+    assert "ca[corp].ocsp" in running.log
+    assert children(running.process.pid) == before
+    running.wait_for(shop.good, shop.ca, GOOD)
+
+
+def test_a_refused_reload_leaves_no_socket_without_a_worker(shop: Shop, running: Revocast) -> None:
+    """Sockets that were opened for a configuration that is then refused take no connections away."""
+    assert running.process is not None
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        text = running.config.read_text().replace("workers = 2", "workers = 6")
+        wanted = f'[admin]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"'
+        running.config.write_text(text.replace('[admin]\nlisten = "127.0.0.1:0"', wanted))
+        running.process.send_signal(signal.SIGHUP)
+        wait_until("the refusal", lambda: "reload_refused" in running.log)
+    assert "admin.listen" in running.log
+    for _ in range(30):  # each a connection of its own, which the kernel gives to one of the sockets
+        assert running.query(shop.good, shop.ca).certificate_status is GOOD
+
+
+def test_sigterm_amid_a_reload_stops_everything_in_order(shop: Shop, running: Revocast) -> None:
+    """Roles that were about to be replaced are asked to stop like the others, and none is started again."""
+    assert running.process is not None
+    pid = running.process.pid
+    before = children(pid)
+    running.process.send_signal(signal.SIGHUP)
+    # follow goes first; the workers are still the old ones.
+    wait_until("the first replacement", lambda: children(pid).get("follow", before["follow"]) != before["follow"])
+    assert children(pid)["worker-1"] == before["worker-1"]
+    assert running.stop() == 0
+    assert running.log.count('"event": "worker_stopped"') == 2, "a worker was killed, not drained"
+    assert "role_died" not in running.log
+    for role, child in before.items():
+        assert not Path(f"/proc/{child}").exists(), f"{role} outlived its supervisor"
 
 
 def test_the_operators_listener(shop: Shop, running: Revocast) -> None:
