@@ -45,6 +45,8 @@ class History:
     told: list[Told] = field(default_factory=list)
     acknowledged: dict[int, float] = field(default_factory=dict)  # serial → when its revocation was
     outages: list[tuple[float, float]] = field(default_factory=list)  # when Redis could not be reached
+    # When a worker had just been started, or had forgotten all because Redis was: it may have to say tryLater.
+    cold: list[tuple[float, float]] = field(default_factory=list)
     _connections: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -124,7 +126,7 @@ class Judge:
         for told in sorted(self._history.told, key=lambda one: one.told_at):
             what = self._what(told)
             counts[what] = counts.get(what, 0) + 1
-            if told.serial in hot_serials and what != "good":
+            if told.serial in hot_serials and what != "good" and not (what == "try_later" and self._is_cold(told)):
                 self._complain(f"the hot {told.serial:x} was answered with {what}")
             if what == "revoked":
                 revoked_seen.add((told.connection, told.serial))
@@ -133,6 +135,9 @@ class Judge:
             elif what == "good":
                 self._good(told, revoked_seen)
         return Verdict([f"{text} ({times} times)" for text, times in self._complaints.items()], counts)
+
+    def _is_cold(self, told: Told) -> bool:
+        return any(start <= told.told_at and told.asked_at <= end for start, end in self._history.cold)
 
     def _complain(self, text: str) -> None:
         self._complaints[text] = self._complaints.get(text, 0) + 1

@@ -92,10 +92,16 @@ class House:
         before = self.hot_told
         wait_until("answers", lambda: self.hot_told > before + ENOUGH)
 
-    def wait_until_warm(self) -> None:
-        """Wait until every worker has ready answers again: Redis is back, they have forgotten, and asked for all anew."""
-        for _ in range(3):
-            self.wait_for_answers()
+    def wait_until_warm(self, cold_since: float | None = None) -> None:
+        """Wait until every client's worker has ready answers again: each has asked for every hot certificate anew."""
+        before = [client.told for client in self.clients[:3]]
+        rounds = 2 * len(self.hot)
+        wait_until(
+            "answers for each client",
+            lambda: all(client.told > told + rounds for client, told in zip(self.clients, before, strict=False)),
+        )
+        if cold_since is not None:
+            self.history.cold.append((cold_since, time.time()))
 
     def role(self, *words: str) -> int:
         """Return the process id of a role that the supervisor has started."""
@@ -220,11 +226,12 @@ def test_every_part_killed_in_turn(
         house.wait_for_revoked(leaf)
         # Each worker in turn, with a revocation while it is gone.
         for slot in ("0", "1"):
+            began = time.time()
             house.kill_role("worker", "--slot", slot)
             leaf = house.revoke(store, issuer.id)
             house.wait_for_answers()
             house.wait_for_revoked(leaf)
-        house.wait_until_warm()
+            house.wait_until_warm(cold_since=began)
         # Every connection is cut, at once behind the acknowledgement.
         leaf = house.revoke(store, issuer.id)
         way.cut()
@@ -244,10 +251,11 @@ def test_every_part_killed_in_turn(
         began = time.time()
         redis.kill()
         house.wait_for_answers()
+        back = time.time()
         redis.start()
         house.history.outages.append((began, time.time()))
         house.wait_for_revoked(leaf)
-        house.wait_until_warm()
+        house.wait_until_warm(cold_since=back)
         # The presigner, in the midst of storing what was revoked, delivered and not.
         for deliver in (True, False):
             presigner = house.role("presign")
@@ -290,8 +298,10 @@ def test_embedded_redis_and_supervisor_killed(house: House) -> None:
         arguments = ("revoke", "-c", str(house.revocast.config), f"{leaf.serial_number:x}", "--reason", "keyCompromise")
         subprocess.run([sys.executable, "-m", "responder", *arguments], check=True, capture_output=True)
         began = house.history.acknowledged[leaf.serial_number] = time.time()
+        cold_since = None
         if part == "redis":
             os.kill(redis_pid(), signal.SIGKILL)
+            cold_since = time.time()  # the supervisor starts it again at once
             house.wait_for_answers()
             wait_until("Redis", redis_answers)
             house.history.outages.append((began, time.time()))
@@ -300,7 +310,7 @@ def test_embedded_redis_and_supervisor_killed(house: House) -> None:
             house.wait_for_answers()
         house.wait_for_revoked(leaf)
         revoked.append(leaf)
-        house.wait_until_warm()
+        house.wait_until_warm(cold_since)
     house.judge()
     assert house.revocast.process is not None
     orphans = children(house.revocast.process.pid)
