@@ -16,7 +16,7 @@ from loaders.base import Loader
 from loaders.reading import PassReport
 from loaders.registry import open_loader
 from loaders.report import log_report
-from loaders.runner import CONFIRM_AFTER_S, Runner, Stopped
+from loaders.runner import CONFIRM_AFTER_S, Runner, Stopped, is_ahead
 from responder.clock import Clock
 from responder.config import Config
 from responder.errors import RevocastError, SourceUnavailable, StoreUnavailable
@@ -167,9 +167,12 @@ class CAFollower:
 
     def _move_as_of(self, as_of: float) -> None:
         """Say that an unchanged source was seen to be so: as of the moment before it was looked at."""
-        if as_of - self._as_of < AS_OF_EVERY_S:
-            return
         assert self._store is not None  # noqa: S101 - _watch_store has made it
+        # One that lies ahead was written by a clock that has been set right: nothing would be signed until its time.
+        if as_of - self._as_of < AS_OF_EVERY_S and not (
+            as_of < self._as_of and is_ahead(self._as_of, self._clock, self._store)
+        ):
+            return
         self._store.set_as_of(self._issuer.id, as_of)
         self._as_of = as_of
         SOURCE_AS_OF.labels(self._issuer.name).set(as_of)

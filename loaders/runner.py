@@ -35,9 +35,15 @@ log = get_logger(__name__)
 # Two readings this far apart that are the same are believed; a writer that was caught in between has moved on by then.
 CONFIRM_AFTER_S = 0.5
 MAX_READINGS = 4  # of one load whose source must be read twice the same; it may be written meanwhile
+CLOCK_TOLERANCE_S = 2.0  # an as_of further ahead than that was written by a clock that was wrong
 _HOLD = " certificateHold"
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
+
+
+def is_ahead(as_of: float, clock: Clock, store: Store) -> bool:
+    """Say whether an as_of lies ahead of our clock and of Redis's too: one alone may have been stepped back."""
+    return as_of > max(clock.now(), store.time()) + CLOCK_TOLERANCE_S
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -220,11 +226,18 @@ class Runner:
             report.done.add(apply(self._store, self._issuer.id, wanted, signal="row", now=now))
 
     def _settle(self, report: PassReport, as_of_before: int | None) -> None:
-        """Say as of when the source is known: after all its rows were committed, and never a step back."""
+        """Say as of when the source is known: after all its rows were committed, and never a step back.
+
+        But for one that lies ahead, of a clock that was wrong: nothing would be signed until its time has come.
+        """
         report.settled = True
         if self._dry_run:
             return
-        if as_of_before is not None and report.as_of < as_of_before:
+        if (
+            as_of_before is not None
+            and report.as_of < as_of_before
+            and not is_ahead(as_of_before, self._clock, self._store)
+        ):
             log.warning("source_older_than_before", ca=self._issuer.name, as_of=report.as_of, before=as_of_before)
             report.as_of = as_of_before
         self._store.set_as_of(self._issuer.id, report.as_of, loaded=report.listed)

@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from responder.clock import format_utc
 from responder.errors import CommitConflict, InvariantBroken, StoreUnavailable
 from responder.model import Status
-from responder.revocation import MAX_TRIES, Decision, Refused, Report, Signal, change, count, decide, due_at, note
+from responder.revocation import (
+    MAX_TRIES,
+    Decision,
+    Refused,
+    Report,
+    Signal,
+    change,
+    count,
+    decide,
+    due_at,
+    note,
+    stored_status,
+)
 from responder.store import layout
 from responder.store.layout import serial_hash
 from responder.store.redis_store import Store
@@ -236,7 +248,7 @@ def _diff(
     def take(serial: bytes, new: Status | None, signal: Signal) -> None:
         nonlocal due
         text = entries.get(serial)
-        decision = decide(None if text is None else Status.from_text(text), new, signal=signal, now=terms.now)
+        decision = decide(stored_status(serial, text), new, signal=signal, now=terms.now)
         if terms.releases_wait and decision.refused is Refused.HOLD_NOT_RELEASED:
             report.releases_waiting += 1
             decision = Decision()
@@ -248,7 +260,10 @@ def _diff(
     for serial, text in work.rows.items():
         if _has_expired(text, expired_before):
             report.expired += 1
-            take(serial, None, "expired")
+            if _is_revoked_until_later(entries.get(serial, ""), expired_before):
+                report.unchanged += 1  # a wrong expiry, put right afterwards, would else make it good again
+            else:
+                take(serial, None, "expired")
         elif entries.get(serial) == text:
             report.unchanged += 1
         else:
@@ -266,6 +281,10 @@ def _diff(
         else:
             report.vanished += 1
     return work, Commit(ca, work.bucket, work.bits, changes, due), report
+
+
+def _is_revoked_until_later(text: str, expired_before: str) -> bool:
+    return text.startswith("revoked") and "exp=" in text and not _has_expired(text, expired_before)
 
 
 def _has_expired(text: str, expired_before: str) -> bool:

@@ -67,6 +67,9 @@ def decide(old: Status | None, new: Status | None, *, signal: Signal, now: float
         return Decision(None, "purged") if gone else _NOTHING
     if new is None:
         raise InvariantBroken(f"the signal {signal} brought no status")
+    if new.reason is CRLReason.REMOVE_FROM_CRL:
+        # RFC 5280 §5.3.1: it means "no longer revoked", so it may do what a good row may, and no more.
+        new = Status(CertStatus.GOOD, not_after=new.not_after)
     if old is not None and new.not_after is None:
         new = replace(new, not_after=old.not_after)  # a source that tells no expiry takes none away
     if old == new:
@@ -186,8 +189,7 @@ def apply(store: Store, ca: str, rows: Iterable[tuple[bytes, str]], *, signal: S
         decided: dict[int, list[tuple[bytes, Decision]]] = {}
         for (serial, text), place in zip(wanted.items(), places, strict=True):
             new = None if signal in ("vanished", "expired") else Status.from_text(text)
-            old = None if place.text is None else Status.from_text(place.text)
-            decision = decide(old, new, signal=signal, now=now)
+            decision = decide(stored_status(serial, place.text), new, signal=signal, now=now)
             decided.setdefault(place.bucket, []).append((serial, decision))
             if decision.kind is None:
                 continue
@@ -240,6 +242,8 @@ def revoke(
     """
     if reason is CRLReason.REMOVE_FROM_CRL:
         raise OperatorError("removeFromCRL does not revoke; it is a CRL's way to release a hold")
+    if at < 0:
+        raise OperatorError("a revocation before 1970 is one that no OCSP response can say")
     new = Status(
         CertStatus.REVOKED,
         revoked_at=at,
@@ -272,6 +276,14 @@ def _by_operator(store: Store, ca: str, serial: bytes, new: Status, now: float) 
 
 
 # --- shared with full_pass.py ----------------------------------------------------------------------------------------
+
+
+def stored_status(serial: bytes, text: str | None) -> Status | None:
+    """Read what the store holds for a serial. Raises StoreUnavailable where it is no status: it may have been revoked."""
+    try:
+        return None if text is None else Status.from_text(text)
+    except ValueError as error:
+        raise StoreUnavailable(f"Redis holds no status for serial {serial.hex()}: {error}") from error
 
 
 def change(serial: bytes, old_text: str | None, decision: Decision) -> Change:

@@ -84,6 +84,9 @@ def _time(text: str | None, now: float) -> int:
     if text is None:
         return int(now)
     try:
-        return parse_utc(text)
+        revoked_at = parse_utc(text)
     except ValueError as error:
         raise OperatorError(f"--at {text}: must be a time such as 2026-11-20T10:00:00Z") from error
+    if revoked_at < 0:
+        raise OperatorError(f"--at {text}: is before 1970, which no OCSP response can say")
+    return revoked_at

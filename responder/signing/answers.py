@@ -97,6 +97,8 @@ class Moment:
         # Where the source's state is about to be refreshed itself, what we know first-hand rides with it.
         self._as_of_is_young = now < self.as_of + terms.validity // 4
         self._override = Status.from_text(override) if override else None
+        if self._override is not None:
+            _check_time(self._override)
         self._good = Wanted(
             CertStatus.GOOD, 0, NO_REASON, False, False, self.as_of, self._next_update(self.as_of, None)
         )
@@ -145,6 +147,7 @@ class Moment:
         # RFC 5280 §5.3.1: removeFromCRL tells that a certificate is no longer revoked; an answer cannot show it.
         if status.cert_status is CertStatus.REVOKED and status.reason is not CRLReason.REMOVE_FROM_CRL:
             assert status.revoked_at is not None  # noqa: S101 - Status.from_text sees to it
+            _check_time(status)
             if status.revoked_at > now:
                 takes_effect = min(status.revoked_at, takes_effect or status.revoked_at)
             else:
@@ -244,6 +247,12 @@ class Moment:
         """Return when to look again at what cannot be signed now; the less time is left, the sooner."""
         left = 0 if next_update is None else (next_update - self.now) // 16
         return self.now + min(max(left, RECHECK_LEAST_S), RECHECK_MOST_S)
+
+
+def _check_time(status: Status) -> None:
+    """Raise ValueError for a revocationTime that no answer can say: one bad row must not stop its whole batch."""
+    if status.revoked_at is not None and status.revoked_at < 0:
+        raise ValueError(f"revoked before 1970: {status.to_text()!r}")
 
 
 def spread_of(ca: str, bucket: int) -> float:

@@ -289,7 +289,11 @@ class LiveSigner:
 def _draft(desk: Desk, moment: Moment, one: _Waiting, located: list[Located]) -> _Draft | ReplyKind:
     """Decide what one question's answer says, or how it ends without one."""
     question = one.question
-    known = [moment.wanted(place.text) if place.text is not None else None for place in located]
+    try:
+        known = [moment.wanted(place.text) if place.text is not None else None for place in located]
+    except ValueError as error:
+        log.error("status_not_understood", ca=desk.issuer.name, error=str(error))
+        return ReplyKind.TRY_LATER
     singles: list[Wanted] = []
     extensions: list[bytes] = []
     for place, want in zip(located, known, strict=True):
