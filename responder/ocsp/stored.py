@@ -52,7 +52,8 @@ class StoredSource:
         self._table = table
         self._absent = absent
         self._templates: dict[str, ResponseTemplate] = {}
-        self._ca_infos: dict[str, tuple[float, CAInfo | None]] = {}  # when it was read, and what it said
+        self._ca_infos: dict[str, tuple[float, CAInfo | None]] = {}  # when it was asked for, and what it said
+        self._forgotten = 0  # times that these were dropped: what was asked for before holds no longer
         self._flights: dict[bytes, _Flight] = {}
         self._waiting: list[_Flight] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -159,7 +160,10 @@ class StoredSource:
             read_at, info = self._ca_infos.get(ca, (float("-inf"), None))
             # Until a load is whole it is asked for each time: the answers begin the moment it is.
             if info is None or info.as_of is None or now - read_at >= CA_INFO_S:
-                self._ca_infos[ca] = (now, await self._store.ca_info(ca))
+                forgotten = self._forgotten
+                info = await self._store.ca_info(ca)
+                # Where the journal has named the CA meanwhile, the flight is outdated and asks again.
+                self._ca_infos[ca] = (now if forgotten == self._forgotten else float("-inf"), info)
 
     def _found(
         self, flight: _Flight, reading: Reading | StoreUnavailable, answer: Answer | None
@@ -226,15 +230,19 @@ class StoredSource:
 
     def drop_partition(self, partition: int) -> int:
         """Have replies thrown away and asked for again that are of a partition."""
-        self._ca_infos.clear()
+        self._forget_ca_infos()
         return self._outdate(
             flight for flight in self._flights.values() if partition_of(flight.hash_value) == partition
         )
 
     def clear(self) -> int:
         """Have all replies thrown away and asked for again."""
-        self._ca_infos.clear()
+        self._forget_ca_infos()
         return self._outdate(self._flights.values())
+
+    def _forget_ca_infos(self) -> None:
+        self._ca_infos.clear()
+        self._forgotten += 1
 
     @staticmethod
     def _outdate(found: Iterable[_Flight]) -> int:

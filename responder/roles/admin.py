@@ -136,7 +136,12 @@ class AdminHandler:
         reply(await asyncio.shield(self._probing))
 
     async def _probe(self) -> Response:
-        probes = await self._health.probe()
+        try:
+            probes = await self._health.probe()
+        except Exception as error:
+            # A mistake of our own, or nonsense in Redis: whatever it is, nobody found out that it works.
+            log.exception("health_not_found_out")
+            probes = [Probe("all", f"could not be found out: {error or type(error).__name__}")]
         healthy = bool(probes) and all(probe.problem is None for probe in probes)
         outcome = {"healthy": healthy, "ca": {probe.ca: probe.problem or "ok" for probe in probes}}
         if not healthy:

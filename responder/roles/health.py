@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fastpath.ocsp_response import encode_cert_id
 from responder.issuers import Issuer
@@ -73,6 +74,9 @@ def verify_answer(issuer: Issuer, serial_number: int, body: bytes, now: float) -
         return f"the answer is {response.response_status.name}"
     if response.serial_number != serial_number:
         return "the answer is for another serial"
+    name_hash, key_hash = issuer.name_hashes["sha1"], issuer.key_hashes["sha1"]
+    if (response.issuer_name_hash, response.issuer_key_hash) != (name_hash, key_hash):
+        return "the answer is for a certificate of another CA"
     next_update = response.next_update_utc
     if response.this_update_utc.timestamp() > now or next_update is None or next_update.timestamp() <= now:
         return "the answer is not in date"
@@ -80,10 +84,25 @@ def verify_answer(issuer: Issuer, serial_number: int, body: bytes, now: float) -
     signer = response.certificates[0] if response.certificates else ca
     try:
         if signer is not ca:
+            if (problem := _delegate_problem(signer, now)) is not None:
+                return problem
             signer.verify_directly_issued_by(ca)
         _verify(signer.public_key(), response)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as error:
         return f"the signature does not verify: {error or type(error).__name__}"
+    return None
+
+
+def _delegate_problem(signer: x509.Certificate, now: float) -> str | None:
+    """RFC 6960 §4.2.2.2: the CA must have issued it for OCSPSigning; RFC 5280 §6.1.3: and it is in date."""
+    try:
+        usage = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        usage = x509.ExtendedKeyUsage([])
+    if ExtendedKeyUsageOID.OCSP_SIGNING not in usage:
+        return "the signer's certificate is not for OCSPSigning"
+    if not signer.not_valid_before_utc.timestamp() <= now <= signer.not_valid_after_utc.timestamp():
+        return "the signer's certificate is not in date"
     return None
 
 
