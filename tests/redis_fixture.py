@@ -50,7 +50,7 @@ class RedisServer:
         if version != "7":
             del self.settings["enable-debug-command"]
         self.process: subprocess.Popen[bytes] | None = None
-        self._clients: list[redis.Redis] = []
+        self._clients: list[redis.Redis | Store] = []
 
     @property
     def url(self) -> str:
@@ -89,8 +89,13 @@ class RedisServer:
         return client
 
     def store(self, prefix: str = "rc:", **options: Any) -> Store:
-        """Return a Store with a connection of its own."""
-        return Store(self.client(**options), Layout(prefix))
+        """Return a Store with a connection of its own; it is closed with the server."""
+        return self.adopt(Store(self.client(**options), Layout(prefix)))
+
+    def adopt(self, store: Store) -> Store:
+        """Close a Store with the server."""
+        self._clients.append(store)
+        return store
 
     def config_section(self, prefix: str = "rc:") -> str:
         """Return the text of a configuration's section ``[redis]`` that names this server."""

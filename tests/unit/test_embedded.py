@@ -50,9 +50,20 @@ def config(data_dir: Path) -> Config:
     return Config.model_construct(data_dir=data_dir, redis=None, ca=[])
 
 
+_opened: list[Store] = []
+
+
+@pytest.fixture(autouse=True)
+def _stores_are_closed() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 def store_at(data_dir: Path) -> Store:
     """Return the follower's store with a CA in it."""
     store = Store.connect(config(data_dir), "follow")
+    _opened.append(store)
     store.ensure_ca(CA, name="corp", subject="", certificate=b"")
     store.create_buckets(CA, 4)
     return store

@@ -413,8 +413,8 @@ def denied(client: redis.Redis, *command: Any) -> bool:
 
 
 def test_each_role_can_do_its_work(each_redis: RedisServer, users: dict[str, redis.Redis]) -> None:
-    follow = Store(users["follow"], Layout("rc:"))
-    presign = Store(users["presign"], Layout("rc:"))
+    follow = each_redis.adopt(Store(users["follow"], Layout("rc:")))
+    presign = each_redis.adopt(Store(users["presign"], Layout("rc:")))
     follow.ensure_ca(CA, name="corp", subject="", certificate=b"")
     follow.create_buckets(CA, 4)
     mine = serials_of(3, 4, 3)
@@ -519,6 +519,6 @@ def test_the_presigner_cannot_change_a_status(each_redis: RedisServer, users: di
 
 
 def test_a_conflict_is_no_lack_of_rights(each_redis: RedisServer, users: dict[str, redis.Redis]) -> None:
-    follow = Store(users["follow"], Layout("rc:"))
+    follow = each_redis.adopt(Store(users["follow"], Layout("rc:")))
     with pytest.raises(CommitConflict):
         follow.commit(CA, 3, 4, [Change(b"\x01", None, GOOD, "new")], 5)
