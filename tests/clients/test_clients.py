@@ -139,14 +139,26 @@ def test_gnutls_unknown(world: World) -> None:
     assert "Certificate Status: unknown" in said
 
 
+def test_gnutls_wrong_issuer(world: World) -> None:
+    """ocsptool is told unauthorized about another CA's certificate."""
+    need("ocsptool")
+    stranger = world.stranger.certificate_path
+    said = run(
+        "ocsptool", f"--ask={world.server.url}", "--load-cert", world.foreign.certificate_path,
+        "--load-issuer", stranger, "--load-trust", stranger,
+    )  # fmt: skip
+    assert "nauthorized" in said, said
+    assert "Success" not in said
+
+
 # --- NSS ----------------------------------------------------------------------------------------------------------
 
 
-def ocspclnt(world: World, leaf: Leaf, directory: Path) -> str:
+def ocspclnt(world: World, leaf: Leaf, directory: Path, ca: Path | None = None) -> str:
     """Ask through NSS, which takes the responder's address from the certificate (AIA)."""
     database = f"sql:{directory}"
     run("certutil", "-N", "-d", database, "--empty-password")
-    run("certutil", "-A", "-d", database, "-n", "ca", "-t", "CT,C,C", "-a", "-i", world.ca.certificate_path)
+    run("certutil", "-A", "-d", database, "-n", "ca", "-t", "CT,C,C", "-a", "-i", ca or world.ca.certificate_path)
     run("certutil", "-A", "-d", database, "-n", "leaf", "-t", ",,", "-a", "-i", leaf.certificate_path)
     return run("ocspclnt", "-d", database, "-S", "leaf")
 
@@ -168,6 +180,14 @@ def test_nss_unknown(world: World, tmp_path: Path) -> None:
     """NSS is told that nobody issued the serial."""
     need("certutil", "ocspclnt")
     assert "has no status for the certificate" in ocspclnt(world, world.unknown, tmp_path)
+
+
+def test_nss_wrong_issuer(world: World, tmp_path: Path) -> None:
+    """NSS is told unauthorized about another CA's certificate."""
+    need("certutil", "ocspclnt")
+    said = ocspclnt(world, world.foreign, tmp_path, ca=world.stranger.certificate_path)
+    assert "succeeded" not in said
+    assert "not authorized" in said or "unauthorized" in said.lower(), said
 
 
 # --- Java ---------------------------------------------------------------------------------------------------------
@@ -246,13 +266,21 @@ def test_cryptography(world: World, algorithm: hashes.HashAlgorithm, nonce: byte
         assert echoed == ([] if nonce is None else [nonce])
 
 
+@pytest.mark.clause("RFC 6960", "2.3", "MUST")
+def test_cryptography_wrong_issuer(world: World) -> None:
+    """ERR-05: unauthorized, with nothing signed."""
+    for algorithm in (hashes.SHA1(), hashes.SHA256()):
+        body = world.server.post(request_for(world.foreign, world.stranger, algorithm))[1]
+        assert body == bytes.fromhex("30030a0106")
+
+
 def test_pkilint_finds_nothing(world: World, tmp_path: Path) -> None:
     """Every kind of answer passes pkilint, as does the delegated signer's certificate."""
     linter = Path(__file__).parents[2] / ".venv" / "bin"
     for leaf in (world.good, world.revoked, world.unknown):
-        for nonce in (None, b"n" * 16):
+        for algorithm, nonce in ((hashes.SHA1(), None), (hashes.SHA256(), None), (hashes.SHA1(), b"n" * 16)):
             answer = tmp_path / "answer.der"
-            answer.write_bytes(world.server.post(request_for(leaf, world.ca, nonce=nonce))[1])
+            answer.write_bytes(world.server.post(request_for(leaf, world.ca, algorithm, nonce))[1])
             said = run(linter / "lint_ocsp_response", "lint", "-s", "NOTICE", answer)
             assert "pkix." not in said, said
             assert "itu." not in said, said

@@ -187,8 +187,10 @@ def test_sigterm_amid_a_reload_stops_everything_in_order(shop: Shop, running: Re
         assert not Path(f"/proc/{child}").exists(), f"{role} outlived its supervisor"
 
 
-def test_the_operators_listener(shop: Shop, running: Revocast) -> None:
+def test_the_operators_listener(shop: Shop, running: Revocast, tmp_path: Path) -> None:
     """/health verifies an answer of each CA; /metrics adds up what every process counted."""
+    stranger = Shop(tmp_path, "stranger", label="stranger")
+    assert running.query(stranger.good, stranger.ca).response_status is ocsp.OCSPResponseStatus.UNAUTHORIZED
     status, _, body = running.get("/health", running.admin)
     assert (status, json.loads(body)) == (200, {"healthy": True, "ca": {"corp": "ok"}})
     status, headers, body = running.get("/metrics", running.admin)
@@ -201,6 +203,11 @@ def test_the_operators_listener(shop: Shop, running: Revocast) -> None:
 
     text = wait_until("soonest nextUpdate", lambda: scraped("revocast_soonest_next_update_seconds"))
     assert re.search(r"^revocast_clock_agrees 1", text, re.MULTILINE), text
+    lag = re.search(r"^revocast_journal_lag_seconds (\S+)", text, re.MULTILINE)
+    assert lag is not None
+    assert float(lag[1]) < 60
+    assert re.search(r'^revocast_unauthorized_total\{reason="unknown_issuer"\} 1', text, re.MULTILINE), text
+    assert re.search(r'^revocast_due_buckets\{urgency="routine"\} 0', text, re.MULTILINE), text
     assert re.search(r'^revocast_queries_total\{outcome="good"\} [1-9]', text, re.MULTILINE), text
     assert re.search(r'^revocast_signatures_total\{ca="corp",why="[a-z_]+"\} [1-9]', text, re.MULTILINE), text
     as_of = re.search(r'^revocast_source_as_of_seconds\{ca="corp"\} (\S+)', text, re.MULTILINE)

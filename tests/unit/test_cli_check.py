@@ -1,63 +1,72 @@
-"""`revocast check`: what is right, what is not, and the ACL lines to paste into Redis."""
+"""`revocast check`: a table of what is right and what is not, and the ACL lines for an external Redis."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
-from tests import components
-from tests.redis_fixture import RedisServer
-from tests.signing_room import Room
-
-
-def check(config: Path) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "responder", "check", "-c", str(config)],
-        capture_output=True, text=True, timeout=60, env={"COLUMNS": "300", "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout
+from responder.cli.app import build_app
+from tests.pki import PKI, make_ca, make_signer
+from tests.server import ca_section, write_index
 
 
-def test_it_finds_what_is_right_and_prints_lines_that_redis_takes(
-    redis_server: Callable[..., RedisServer], tmp_path: Path
-) -> None:
-    """Keys, Redis and clock are looked at; each printed line makes a user, as it stands."""
-    server = redis_server()
-    room = Room(server, tmp_path / "ca")
-    code, said = check(room.config_file)
-    assert "signer of corp" in said
-    assert "s from Redis" in said
-    assert (code == 1) == ("error" in said)
-    lines = [line for line in said.splitlines() if line.startswith("ACL SETUSER")]
-    assert len(lines) == 3
-    client = server.client()
-    for line in lines:
-        client.execute_command(*line.split(" "))
-    assert sorted(client.acl_users()) == ["default", "revocast-follow", "revocast-presign", "revocast-serve"]
-    room.close()
+def check(folder: Path, ca: PKI, head: str = "") -> Result:
+    """Run the command over a configuration with one CA."""
+    index = folder / "index.txt"
+    write_index(index, [])
+    config = folder / "revocast.toml"
+    config.write_text(f'data_dir = "state"\n{head}{ca_section("corp", ca, index)}')
+    return CliRunner(env={"COLUMNS": "200"}).invoke(build_app(["check"]), ["check", "-c", str(config)])
 
 
-def test_a_key_of_another_certificate_is_found(redis_server: Callable[..., RedisServer], tmp_path: Path) -> None:
-    """Exit code 1, and the key is named; the rest is looked at all the same."""
-    room = Room(redis_server(), tmp_path / "ca")
-    (tmp_path / "ca" / "ocsp.key").write_bytes((tmp_path / "ca" / "ca.key").read_bytes())
-    code, said = check(room.config_file)
-    assert code == 1
-    assert "ca[corp].ocsp" in said
-    assert "s from Redis" in said
-    room.close()
+def test_all_is_well(tmp_path: Path) -> None:
+    """The embedded Redis is started for the look and ended with it; exit code 0."""
+    done = check(tmp_path, make_ca(tmp_path / "ca", delegated=True))
+    assert done.exit_code == 0, done.output
+    for word in ("signer of corp", "signs; its certificate ends", "embedded redis", "noeviction", "clock"):
+        assert word in done.output
+    assert "error" not in done.output
 
 
-def test_a_missing_program_is_a_failure_under_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With CI=true nothing is skipped."""
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="no-such-program"):
-        components.need("no-such-program")
-    monkeypatch.setenv("CI", "false")
-    with pytest.raises(pytest.skip.Exception):
-        components.need("no-such-program")
+def test_an_external_redis_and_its_users(tmp_path: Path, redis_server: Callable[..., object]) -> None:
+    """What it should set is named, and each role's least rights are printed."""
+    redis = redis_server()
+    done = check(tmp_path, make_ca(tmp_path / "ca", delegated=True), redis.config_section())  # type: ignore[attr-defined]
+    assert done.exit_code == 0, done.output
+    for role in ("serve", "follow", "presign"):
+        assert f"ACL SETUSER revocast-{role} on >PASSWORD" in done.output
+    assert "%R~rc:*" in done.output  # Redis 7 tells reading from writing
+
+
+def test_an_ended_signer_is_an_error(tmp_path: Path) -> None:
+    """Exit code 1, and the line says which certificate and until when."""
+    now = int(time.time())
+    ca = make_ca(tmp_path / "ca")
+    ended = make_signer(ca, not_before=now - 1000, not_after=now - 10)
+    done = check(tmp_path, PKI(**{**vars(ca), "signer": ended}))
+    assert done.exit_code == 1
+    assert "error" in done.output
+    assert "signer of corp" in done.output
+
+
+def test_an_evicting_redis_is_an_error(tmp_path: Path, redis_server: Callable[..., object]) -> None:
+    """A Redis that may throw a revocation away is refused."""
+    redis = redis_server(maxmemory_policy="allkeys-lru")
+    done = check(tmp_path, make_ca(tmp_path / "ca", delegated=True), redis.config_section())  # type: ignore[attr-defined]
+    assert done.exit_code == 1
+    assert "allkeys-lru" in done.output
+
+
+@pytest.mark.parametrize("ci", ["true", ""])
+def test_a_missing_program_fails_under_ci_and_skips_elsewhere(ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CI=true a missing component is a failure, never a skip."""
+    from tests.components import need
+
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(pytest.fail.Exception if ci else pytest.skip.Exception, match="no-such-program"):
+        need("no-such-program")
+    need("sh")

@@ -85,6 +85,7 @@ def test_the_operator_cannot_revoke_as_of_a_time_that_no_answer_can_say(room: Ro
 
 @pytest.mark.clause("RFC 5280", "5.3.1", "MUST")
 def test_remove_from_crl_undoes_no_permanent_revocation() -> None:
+    """A removeFromCRL row releases a hold, and nothing else."""
     old = Status(CertStatus.REVOKED, revoked_at=NOW - 10, reason=CRLReason.KEY_COMPROMISE)
     gone = Status(CertStatus.REVOKED, revoked_at=NOW - 10, reason=CRLReason.REMOVE_FROM_CRL)
     decision = decide(old, gone, signal="row", now=NOW)
