@@ -92,18 +92,6 @@ def apply_pass(
     store.grow(ca, buckets.bits)
 
 
-def purge_expired(store: Store, ca: str, *, now: float, retention_s: float) -> Iterator[Report]:
-    """Remove what is past expiry and retention, for a source that has nothing new; as ``apply_pass``."""
-    info = store.ca_info(ca)
-    if info is None or info.bits is None:
-        return
-    buckets = store.bucket_map(ca, info.bits)
-    terms = PassTerms(now, retention_s)
-    works = [_Work(bucket, bits, {}, expiry_only=True) for bucket, bits in buckets.buckets.items()]
-    for start in range(0, len(works), BATCH_BUCKETS):
-        yield _settle_works(store, ca, works[start : start + BATCH_BUCKETS], terms)
-
-
 @dataclass(slots=True)
 class _Work:
     """One bucket of a pass, and what the source says of its serials."""
@@ -112,7 +100,6 @@ class _Work:
     bits: int
     rows: dict[bytes, str]
     missing: bool = False
-    expiry_only: bool = False  # the source was not read: what is not in ``rows`` has not vanished
     tries: int = 0
 
     def halves(self) -> list[_Work]:
@@ -122,7 +109,7 @@ class _Work:
         for serial, text in self.rows.items():
             rows[serial_hash(serial) >> self.bits & 1][serial] = text
         return [
-            _Work(bucket, self.bits + 1, mine, self.missing, self.expiry_only, self.tries)
+            _Work(bucket, self.bits + 1, mine, self.missing, self.tries)
             for bucket, mine in zip((self.bucket, child), rows, strict=True)
         ]
 
@@ -272,7 +259,7 @@ def _diff(
         text = entries[serial]
         if _has_expired(text, expired_before):
             take(serial, None, "expired")
-        elif work.expiry_only or serial in terms.keep:
+        elif serial in terms.keep:
             report.unchanged += 1
         elif text.startswith("revoked"):
             report.kept_revoked += 1

@@ -254,6 +254,25 @@ class StatusStore(StoreBase):
         return None if text is None else text.decode()
 
     def _override_partitions(self, ca: str, text: str) -> None:
+        # The script finds the CA's buckets in the due sets: one that is not there (a due set lost or damaged by hand)
+        # would keep its good answers.
+        info = self.ca_info(ca)
+        if info is not None and info.bits is not None:
+            buckets = self.bucket_map(ca, info.bits)
+            every = sorted({*buckets.buckets, *buckets.missing})
+            for batch in batches(every, BULK_READS):
+                self._write(
+                    [
+                        (
+                            "ZADD",
+                            self.layout.due(layout.partition_of(n)),
+                            "NX",
+                            layout.DUE_REVOKED,
+                            layout.due_member(ca, n),
+                        )
+                        for n in batch
+                    ]
+                )
         commands = []
         for p in PARTITIONS:
             keys = (self.layout.override(ca, p), self.layout.due(p), self.layout.journal(p))

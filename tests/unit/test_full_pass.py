@@ -11,9 +11,9 @@ import pytest
 
 from responder import full_pass
 from responder.errors import CommitConflict, InvariantBroken, StoreUnavailable
-from responder.full_pass import HashedRow, PassTerms, apply_pass, bits_for, map_buckets, purge_expired
+from responder.full_pass import HashedRow, PassTerms, apply_pass, bits_for, map_buckets
 from responder.model import CRLReason
-from responder.revocation import Refused, Report, apply, revoke
+from responder.revocation import Refused, Report, revoke
 from responder.store import layout
 from responder.store.layout import bucket_number, serial_hash
 from responder.store.redis_store import Store
@@ -139,19 +139,6 @@ def test_expired_rows_are_not_kept(store: Store) -> None:
     report = run_pass(store, [(a, EXPIRED_GOOD), (c, JUST_KEPT), (d, GOOD)], later)
     assert (report.expired, report.changes) == (2, {"purged": 1})
     assert content(store) == {d: GOOD}
-    # Also without a pass, and where the source no longer lists it.
-    apply(store, CA, [(c, JUST_KEPT), (a, GOOD)], signal="row", now=NOW)
-    total = Report()
-    for one in purge_expired(store, CA, now=NOW + 86_400, retention_s=RETENTION_S):
-        total.add(one)
-    assert (total.changes, total.vanished, total.unchanged) == ({"purged": 1}, 0, 2)
-    assert content(store) == {a: GOOD, d: GOOD}
-
-
-def test_purging_a_ca_that_was_never_loaded_does_nothing(store: Store, each_redis: RedisServer) -> None:
-    before = everything(each_redis.client())
-    assert list(purge_expired(store, CA, now=NOW, retention_s=0)) == []
-    assert everything(each_redis.client()) == before
 
 
 def test_of_two_rows_of_one_serial_the_revoked_one_counts(store: Store) -> None:
