@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from loaders.follow import follow_all
+from loaders.registry import open_loader
 from loaders.report import report_lines
 from loaders.runner import Progress as PassProgress
 from loaders.runner import load_ca
@@ -22,6 +23,7 @@ from responder.cli.named import open_config, with_redis
 from responder.clock import SystemClock
 from responder.config import load_config
 from responder.errors import OperatorError
+from responder.issuers import Issuers
 from responder.log import configure_logging
 from responder.process import ConfigFile, announce_ready
 from responder.store.redis_store import Store
@@ -52,10 +54,24 @@ def load(
         raise typer.Exit(EXIT_REJECTED)
 
 
-def follow(config: ConfigFile) -> None:
-    """Follow the CAs' databases until SIGTERM."""
+def follow(
+    config: ConfigFile,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Only see whether every source is described rightly.")
+    ] = False,
+) -> None:
+    """Follow the CAs' databases until SIGTERM.
+
+    With ``--check`` raises ConfigError for the first CA whose certificate or ``source`` will not do, and reads nothing:
+    the supervisor asks so before it starts anything.
+    """
     settings = load_config(config)
     configure_logging("follow", settings.log.level, settings.log.format)
+    if check_only:
+        issuers = Issuers.from_config(settings, str(config))
+        for issuer in issuers:
+            open_loader(issuers, issuer, str(config), SystemClock())
+        return
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import typer
 
 from responder.config import load_config
+from responder.issuers import Issuers
 from responder.log import configure_logging
 from responder.process import ConfigFile
-from responder.roles.supervisor import ALL_ROLES, Supervisor
+from responder.roles.supervisor import ALL_ROLES, CHECKED_ROLES, Supervisor
 
 
 def warn_of_second_owner() -> None:
@@ -29,13 +30,13 @@ def warn_of_second_owner() -> None:
             )
 
 
-def check_signers(config_file: Path) -> None:
-    """See whether every key signs, in a process of its own: the supervisor never holds one.
+def check_role(role: str, config_file: Path) -> None:
+    """See whether a role could work with this configuration, in a process of its own: the supervisor never holds a key.
 
     Its one line of complaint goes to standard error as it is; raises typer.Exit with its exit code.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "responder", "role", "presign", "--check", "-c", str(config_file)], check=False
+        [sys.executable, "-m", "responder", "role", role, "--check", "-c", str(config_file)], check=False
     )
     if done.returncode != 0:
         raise typer.Exit(done.returncode)
@@ -46,8 +47,10 @@ def supervise(config_file: Path, roles: tuple[str, ...]) -> None:
     config = load_config(config_file)
     configure_logging("supervisor", config.log.level, config.log.format)
     warn_of_second_owner()
-    if "presign" in roles:
-        check_signers(config_file)
+    Issuers.from_config(config, str(config_file))
+    for role in CHECKED_ROLES:
+        if role in roles:
+            check_role(role, config_file)
     raise typer.Exit(asyncio.run(_supervise(config_file, roles)))
 
 

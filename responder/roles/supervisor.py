@@ -38,6 +38,7 @@ BACKOFF_MOST_S = 5.0
 STEADY_AFTER_S = 10.0  # a role that ran this long starts its back-off anew
 
 ALL_ROLES = ("follow", "presign", "worker")
+CHECKED_ROLES = ("follow", "presign")  # those that `role NAME --check` can try without starting
 
 
 @dataclass(eq=False)
@@ -229,7 +230,7 @@ class Supervisor:
             if config.data_dir != self._config.data_dir or (config.redis is None) != (self._config.redis is None):
                 raise ConfigError(str(self._config_file), "data_dir, redis", "cannot change while running; restart")
             Issuers.from_config(config, str(self._config_file))
-            problem = await self._check_signers(text) if "presign" in self._role_names else None
+            problem = await self._check_roles(text)
             if problem is None:
                 self._open_sockets(config)
                 self._accept(config, text)
@@ -245,11 +246,20 @@ class Supervisor:
         except Exception as error:
             log.exception("reload_failed", error=str(error))
 
-    async def _check_signers(self, text: bytes) -> str | None:
-        """See whether every key of a new configuration signs, as is done before the start; returns what is wrong."""
+    async def _check_roles(self, text: bytes) -> str | None:
+        """See whether the roles could work with a new configuration, as is done at the start; returns what is wrong."""
         candidate = self._write_text("candidate", text)
+        try:
+            for role in CHECKED_ROLES:
+                if role in self._role_names and (problem := await self._check_role(role, candidate)) is not None:
+                    return problem
+        finally:
+            candidate.unlink(missing_ok=True)
+        return None
+
+    async def _check_role(self, role: str, candidate: Path) -> str | None:
         check = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "responder", "role", "presign", "--check", "-c", str(self._config_file)),
+            *(sys.executable, "-m", "responder", "role", role, "--check", "-c", str(self._config_file)),
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, ACCEPTED_CONFIG_ENV: str(candidate)},
@@ -259,11 +269,10 @@ class Supervisor:
         try:
             _, said = await asyncio.wait_for(check.communicate(), CHECK_WITHIN_S)
         except TimeoutError:
-            return f"the keys were not checked within {CHECK_WITHIN_S:g} s"
+            return f"{role} was not checked within {CHECK_WITHIN_S:g} s"
         finally:
             if check.returncode is None:
                 check.kill()
-            candidate.unlink(missing_ok=True)
         if check.returncode == 0:
             return None
         lines = said.decode(errors="replace").strip().splitlines()

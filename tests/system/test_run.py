@@ -309,6 +309,16 @@ def test_mistakes_are_refused_before_anything_is_served(shop: Shop, tmp_path: Pa
     server.config.write_text(text.replace("[http]", "[htp]"))
     assert f"{server.config}: htp: " in refused(server.config)
 
+    server.config.write_text(text.replace('type = "openssl", path', 'type = "openssl", pth'))
+    for command in ("run", "follow"):
+        assert "ca[corp].source.path: must be there" in refused(server.config, command)
+    server.config.write_text(text.replace('type = "openssl", ', 'type = "openssl", colour = "red", '))
+    assert "ca[corp].source.colour: unknown key; allowed are type, " in refused(server.config)
+    server.config.write_text(text.replace('type = "openssl"', 'type = "opensssl"'))
+    assert "no loader 'opensssl' is installed" in refused(server.config, "follow")
+    server.config.write_text(text.replace(str(shop.ca.certificate_path), str(shop.good.certificate_path)))
+    assert "is not a CA certificate" in refused(server.config, "serve")
+
     stranger = make_ca(tmp_path / "stranger", delegated=True)
     server.config.write_text(text.replace(str(shop.ca.answer_signer.key_path), str(stranger.key_path)))
     assert "ca[corp].ocsp" in refused(server.config)
