@@ -5,7 +5,7 @@ VENV := .venv
 STAMP := $(VENV)/.built
 SOURCES := pyproject.toml setup.py .ci/constraints.txt $(wildcard fastpath/*.pyx fastpath/*.pxd)
 
-.PHONY: build run test lint bench docs clean
+.PHONY: build run test test-sanitized lint docs clean
 
 build: $(STAMP)
 
@@ -29,6 +29,16 @@ lint: build
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# The extensions under AddressSanitizer and UndefinedBehaviorSanitizer, in a copy, over vectors, corpus and mutations.
+test-sanitized: build
+	rm -rf build/sanitized && mkdir -p build/sanitized
+	cp -r setup.py pyproject.toml README.md fastpath responder loaders tests docs build/sanitized/
+	rm -f build/sanitized/fastpath/*.so
+	cd build/sanitized && REVOCAST_SANITIZE=1 ../../$(VENV)/bin/python setup.py -q build_ext --inplace
+	cd build/sanitized && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+		../../$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/fuzz tests/unit/test_ocsp_request.py \
+		tests/unit/test_http_target.py tests/unit/test_ocsp_response.py tests/unit/test_request_differential.py
 
 docs: build
 	$(VENV)/bin/python docs/generate.py
