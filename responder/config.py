@@ -208,6 +208,20 @@ class OCSPConfig(Section):
     )
 
 
+# BR §4.9.9: 8 hours to 10 days; Microsoft's programme 3.2.2: 8 hours to 7 days, counted inclusively (TIM-06), so that
+# a second is kept under it. Elsewhere: what can still be refreshed in time, and no longer than a year.
+VALIDITY_BOUNDS_S = {
+    "webpki": (8 * HOUR_S, 7 * DAY_S - 1),
+    "etsi": (60, 366 * DAY_S),
+    "private": (60, 366 * DAY_S),
+}
+VALIDITY_WORDS = {
+    "webpki": "8h or more and less than 7d (BR §4.9.9, Microsoft 3.2.2)",
+    "etsi": "1m to 366d",
+    "private": "1m to 366d",
+}
+
+
 class CAConfig(Section):
     """One CA key: a certificate, a source of statuses, a signer. Two generations of a CA are two of these."""
 
@@ -225,6 +239,23 @@ class CAConfig(Section):
     retention: Duration = Field(30 * DAY_S, description="How long a certificate is answered for after it expired.")
     source: SourceConfig = Field(description="The CA's database.")
     ocsp: OCSPConfig = Field(description="The answers' signer and terms.")
+
+    @model_validator(mode="after")
+    def _profile_holds(self) -> CAConfig:
+        """Refuse what the profile's standards forbid, or forbid together (each by its clause)."""
+        ocsp, got = self.ocsp, f"in profile {self.profile}"
+        least, most = VALIDITY_BOUNDS_S[self.profile]
+        if not least <= ocsp.validity <= most:
+            raise ValueError(f"ocsp.validity must be {VALIDITY_WORDS[self.profile]} {got}, and is {ocsp.validity} s")
+        if self.profile == "webpki" and ocsp.unassigned == "revoked":
+            # BR §7.3 with §7.2.2 and §4.9.13: the extended answer says certificateHold, which is not allowed there.
+            raise ValueError(
+                f'ocsp.unassigned must be "unauthorized" or "unknown" {got} (BR §4.9.13), and is "revoked"'
+            )
+        if self.profile == "webpki" and ocsp.archive_cutoff == "issuer":
+            # EN 319 411-2 CSS-6.3.10-10 alone: the answer then promises statuses since the CA's first day.
+            raise ValueError(f'ocsp.archive_cutoff must be "none" or "retention" {got}, and is "issuer"')
+        return self
 
 
 class Config(Section):
@@ -275,5 +306,5 @@ def load_config(path: Path) -> Config:
         raise ConfigError(
             str(path),
             "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip("."),
-            f"{first['msg']} (got {first['input']!r})",
+            first["msg"] if isinstance(first["input"], dict | list) else f"{first['msg']} (got {first['input']!r})",
         ) from error

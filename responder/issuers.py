@@ -14,7 +14,7 @@ from pathlib import Path
 from asn1crypto import core, parser, pem
 from cryptography import x509
 
-from responder.config import CAConfig, Config
+from responder.config import DAY_S, CAConfig, Config
 from responder.errors import ConfigError
 from responder.store.layout import ca_id
 
@@ -119,6 +119,16 @@ def load_issuer(ca: CAConfig, config_file: str) -> Issuer:
     if not is_ca:
         # RFC 5280 §4.2.1.9: a key may sign certificates only where basicConstraints asserts cA.
         raise ConfigError(config_file, key, f"{ca.certificate} is not a CA certificate (basicConstraints lacks cA)")
+    lifetime_s = int((certificate.not_valid_after_utc - certificate.not_valid_before_utc).total_seconds())
+    if ca.ocsp.archive_cutoff == "issuer" and ca.retention < lifetime_s:
+        # RFC 6960 §4.4.4: archiveCutoff says since when statuses are kept; the CA's notBefore (EN 319 411-2 CSS-6.3.10-10)
+        # would be untrue of certificates that were forgotten before the CA ends.
+        raise ConfigError(
+            config_file,
+            f"ca[{ca.name}].retention",
+            f"must be {-(-lifetime_s // DAY_S)}d or more, the CA's whole life, where ocsp.archive_cutoff is "
+            f'"issuer" (got {ca.retention} s)',
+        )
     subject_der, public_key_octets = subject_and_key(certificate)
     return Issuer(
         name=ca.name,

@@ -104,3 +104,40 @@ def test_a_role_reads_what_its_supervisor_accepted(folder: Path, monkeypatch: py
     accepted.write_text(GOOD)
     monkeypatch.setenv(ACCEPTED_CONFIG_ENV, str(accepted))
     assert load_config(path).data_dir == folder / "state"
+
+
+@pytest.mark.parametrize(
+    ("profile", "terms", "words"),
+    [
+        ("webpki", 'validity = "7h"', ["ocsp.validity", "8h or more", "BR §4.9.9", "25200"]),
+        ("webpki", 'validity = "7d"', ["ocsp.validity", "less than 7d", "604800"]),
+        ("webpki", 'unassigned = "revoked"', ["ocsp.unassigned", "BR §4.9.13", "revoked"]),
+        ("webpki", 'archive_cutoff = "issuer"', ["ocsp.archive_cutoff", "issuer"]),
+        ("private", 'validity = "59s"', ["ocsp.validity", "1m to 366d"]),
+        ("etsi", 'validity = "367d"', ["ocsp.validity", "1m to 366d"]),
+    ],
+)
+@pytest.mark.clause("BR", "4.9.9", "MUST")
+def test_what_a_profile_forbids(folder: Path, profile: str, terms: str, words: list[str]) -> None:
+    """STS-04, BR-01, RTP-05, TIM-06: a mixture that the standards forbid is a configuration error, one line."""
+    text = GOOD.replace('name = "corp"', f'name = "corp"\nprofile = "{profile}"').replace('validity = "4d"', terms)
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(folder, text))
+    assert "\n" not in str(caught.value)
+    for word in ("ca[0]", f"profile {profile}", *words):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("profile", "terms"),
+    [
+        ("webpki", 'validity = "8h"'),
+        ("webpki", 'validity = "604799s"'),
+        ("etsi", 'archive_cutoff = "issuer"'),
+        ("private", 'unassigned = "revoked", validity = "1m"'),
+    ],
+)
+def test_what_a_profile_allows(folder: Path, profile: str, terms: str) -> None:
+    """The bounds themselves are allowed."""
+    text = GOOD.replace('name = "corp"', f'name = "corp"\nprofile = "{profile}"').replace('validity = "4d"', terms)
+    assert load_config(write(folder, text)).ca[0].profile == profile

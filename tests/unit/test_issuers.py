@@ -219,3 +219,20 @@ def test_version_1_root(tmp_path: Path) -> None:
     assert issuer.subject_text == "CN=Old Root"
     assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     assert issuer.certificate_der == certificate.public_bytes(serialization.Encoding.DER)
+
+
+@pytest.mark.clause("RFC 6960", "4.4.4", "SHOULD")
+def test_an_archive_since_the_cas_first_day_is_kept_whole(tmp_path: Path) -> None:
+    """EXT-03, ETS-08: archiveCutoff = the CA's notBefore would be untrue where statuses are forgotten before its end."""
+    ca = make_ca(tmp_path / "ca")  # lives for 3651 days
+    config = config_of(tmp_path, ("corp", ca.certificate_path))
+    (table,) = config.ca
+    terms = table.ocsp.model_copy(update={"archive_cutoff": "issuer"})
+    for days, is_kept in ((3650, False), (3651, True)):
+        kept = table.model_copy(update={"ocsp": terms, "retention": days * 86_400})
+        changed = config.model_copy(update={"ca": [kept]})
+        if is_kept:
+            assert len(Issuers.from_config(changed, "revocast.toml")) == 1
+        else:
+            with pytest.raises(ConfigError, match=r"ca\[corp\]\.retention: must be 3651d or more"):
+                Issuers.from_config(changed, "revocast.toml")

@@ -320,7 +320,7 @@ def test_expired_certificates(make_room: RoomMaker) -> None:
 
 def test_archive_cutoff_of_the_issuer(make_room: RoomMaker) -> None:
     """ETS-08: archiveCutoff is the CA certificate's notBefore."""
-    room = make_room(ca_options='profile = "etsi"', ocsp_options='archive_cutoff = "issuer"')
+    room = make_room(ca_options='profile = "etsi"\nretention = "4000d"', ocsp_options='archive_cutoff = "issuer"')
     room.load({1: f"good exp={format_utc(room.clock.now() - DAY_S)}"})
     room.presigner().run_until_idle()
     answer = room.stored(1)
