@@ -27,6 +27,12 @@ class ConfigError(RevocastError):
         self.problem = problem
 
 
+class SignerEnded(ConfigError):
+    """A signer's certificate has expired: no reason to keep the other CAs' signers from their work."""
+
+    category = "signer_ended"
+
+
 class OperatorError(RevocastError):
     """A command that cannot be carried out as asked; one line, exit code 2."""
 

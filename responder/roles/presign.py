@@ -18,7 +18,7 @@ import typer
 
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
-from responder.errors import ConfigError, SignerUnavailable, StoreUnavailable
+from responder.errors import ConfigError, SignerEnded, SignerUnavailable, StoreUnavailable
 from responder.issuers import Issuers
 from responder.log import configure_logging, get_logger
 from responder.process import ConfigFile, announce_ready
@@ -126,16 +126,20 @@ def opened_signers(
     """Open every CA's signer, by the CA's id in the store; closes them all at the end.
 
     Raises ConfigError or SignerUnavailable, one line, for the first that will not do; with ``skip_failing`` it is logged
-    and left out.
+    and left out. A certificate that has expired is always left out, as long as there is another signer: after a restart
+    one CA's neglect must not cost the others their answers.
     """
     issuers = Issuers.from_config(config, config_file)
+    ended: SignerEnded | None = None
     with ExitStack() as opened:
         signers: dict[str, ResponseSigner] = {}
         for issuer in issuers:
             try:
                 signer = open_response_signer(issuer.config, issuer, config.data_dir, clock.now(), config_file)
             except (ConfigError, SignerUnavailable) as error:
-                if not skip_failing:
+                if isinstance(error, SignerEnded):
+                    ended = error
+                elif not skip_failing:
                     raise
                 log.error("signer_unavailable", ca=issuer.name, error=str(error))
                 continue
@@ -143,4 +147,6 @@ def opened_signers(
             signers[issuer.id] = signer
             for warning in signer.warnings:
                 log.warning("signer_warning", ca=issuer.name, text=warning)
+        if ended is not None and not signers and not skip_failing:
+            raise ended
         yield issuers, signers

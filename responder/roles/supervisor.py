@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ STOP_WITHIN_S = 5.0  # SIGTERM to the last process gone
 REDIS_STOP_S = 0.7  # of these, what the embedded Redis may take
 CHECK_WITHIN_S = 30.0  # that trying the keys of a new configuration may take; a token may be slow
 READY_WITHIN_S = 30.0  # a replacement that is not at work by then is given up
+KEPT_DEAD = 50  # dead processes whose counters still count
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 STEADY_AFTER_S = 10.0  # a role that ran this long starts its back-off anew
@@ -66,6 +68,7 @@ class Supervisor:
         self._roles: list[Role] = []
         self._redis: EmbeddedRedis | None = None
         self._stopping = asyncio.Event()
+        self._dead: deque[int] = deque()  # process ids of roles whose counters are still in the metrics directory
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -141,7 +144,7 @@ class Supervisor:
             else:
                 assert role.process is not None  # noqa: S101 - _start sets it
                 code = await role.process.wait()
-                multiprocess.mark_process_dead(role.process.pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
+                self._forget_metrics(role.process.pid)
                 if self._retired(role):
                     return
                 if loop.time() - started > STEADY_AFTER_S:
@@ -150,6 +153,17 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(backoff * 2, BACKOFF_MOST_S)
+
+    def _forget_metrics(self, pid: int) -> None:
+        """Let go of a dead process's gauges at once, and of its counters once KEPT_DEAD others have died after it.
+
+        A role that dies again and again would else fill the directory; to Prometheus the sum then looks like a reset.
+        """
+        multiprocess.mark_process_dead(pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
+        self._dead.append(pid)
+        if len(self._dead) > KEPT_DEAD:
+            for file in self._metrics_dir.glob(f"*_{self._dead.popleft()}.db"):
+                file.unlink(missing_ok=True)
 
     def _retired(self, role: Role) -> bool:
         return not role.wanted

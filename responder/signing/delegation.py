@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from fastpath.ocsp_response import ResponseTemplate
 from responder.clock import format_utc
 from responder.config import DAY_S, CAConfig
-from responder.errors import ConfigError, SignerUnavailable
+from responder.errors import ConfigError, SignerEnded, SignerUnavailable
 from responder.issuers import Issuer, extension_octets, issuer_name, load_certificate, public_key_octets
 from responder.signing.algorithms import public_key_to_der, scheme_of, verify_signature
 from responder.signing.open import open_signer, secret_file_warnings
@@ -225,7 +225,7 @@ class _Check:
         if now < not_before:
             raise self._refusal(f"it is not valid before {format_utc(not_before)}", "RFC 5280 §4.1.2.5")
         if now > not_after:
-            raise self._refusal(f"it expired at {format_utc(not_after)}", "RFC 5280 §4.1.2.5")
+            raise SignerEnded(*self._where, f"{self._file}: it expired at {format_utc(not_after)} (RFC 5280 §4.1.2.5)")
         if not_after - now < EXPIRY_WARNING_S:
             self.warnings.append(f"{self._file} expires at {format_utc(not_after)}: no answer outlives it (DEL-05)")
 

@@ -20,7 +20,7 @@ from responder.roles.presign import presign_all
 from responder.signing.live import LiveSigner
 from responder.store.acl import acl_rules
 from responder.store.redis_store import Store
-from tests.pki import key_of, make_ca, write_key
+from tests.pki import key_of, make_ca, make_signer, write_key
 from tests.redis_fixture import RedisServer
 from tests.signing_room import GOOD, Room
 
@@ -133,6 +133,30 @@ def test_one_failing_key_does_not_stop_the_others(room: Room, start: Callable[..
     _, said = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 0
     assert "signer_unavailable" in said
+
+
+def test_an_ended_signer_is_refused_only_where_it_is_the_last(
+    room: Room, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    now = int(SystemClock().now())
+    other = make_ca(room.directory / "other", label="other-ca", name="Another CA")
+    make_signer(other, directory=room.directory / "other", not_before=now - 1000, not_after=now - 10)
+    table = (
+        '[[ca]]\nname = "other"\ncertificate = "other/ca.pem"\nsource = { type = "openssl", path = "index.txt" }\n'
+        '[ca.ocsp]\ncertificate = "other/ocsp.pem"\nkey = "other/ocsp.key"\n'
+    )
+    both = room.config_file.read_text() + table
+    room.config_file.write_text(both)
+    process = start("--check")
+    _, said = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0, said
+    assert "it expired at" in said
+    room.config_file.write_text(both[: both.index("[[ca]]")] + table)
+    process = start("--check")
+    _, said = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 2
+    assert "revocast: " in said
+    assert "it expired at" in said
 
 
 def test_presign_all(room: Room) -> None:

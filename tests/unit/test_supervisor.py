@@ -6,13 +6,14 @@ import asyncio
 import errno
 import os
 import signal
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from responder.roles import supervisor as module
-from responder.roles.supervisor import Supervisor
+from responder.roles.supervisor import KEPT_DEAD, Supervisor
 from tests.pki import make_ca
 from tests.server import ca_section
 
@@ -38,3 +39,19 @@ def test_a_role_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeypatc
     monkeypatch.setattr(module.asyncio, "create_subprocess_exec", failing)
     assert asyncio.run(asyncio.wait_for(Supervisor(config, ()).run(), 10)) == 0
     assert tries == ["admin"] * 3
+
+
+def test_the_dead_do_not_fill_the_metrics_directory(tmp_path: Path) -> None:
+    """A role that dies again and again leaves its last counters alone, and no gauge."""
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor._metrics_dir = tmp_path
+    supervisor._dead = deque()
+    for pid in range(1000, 1000 + KEPT_DEAD + 10):
+        for kind in ("counter", "gauge_livesum", "histogram"):
+            (tmp_path / f"{kind}_{pid}.db").touch()
+        supervisor._forget_metrics(pid)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 2 * KEPT_DEAD
+    assert not any(name.startswith("gauge_live") for name in left)
+    assert "counter_1009.db" not in left
+    assert "counter_1010.db" in left
