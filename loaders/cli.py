@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -25,7 +23,7 @@ from responder.config import load_config
 from responder.errors import OperatorError
 from responder.issuers import Issuers
 from responder.log import configure_logging
-from responder.process import ConfigFile, announce_ready
+from responder.process import ConfigFile, Stop, announce_ready
 from responder.store.redis_store import Store
 
 EXIT_REJECTED = 1
@@ -72,13 +70,8 @@ def follow(
         for issuer in issuers:
             open_loader(issuers, issuer, str(config), SystemClock())
         return
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    stop = Stop()
+    stop.on_signals(signal.SIGTERM, signal.SIGINT)
     follow_all(settings, config, SystemClock(), stop, announce_ready)
 
 

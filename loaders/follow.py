@@ -23,6 +23,7 @@ from responder.errors import RevocastError, SourceUnavailable, StoreUnavailable
 from responder.issuers import Issuer, Issuers
 from responder.log import get_logger
 from responder.metrics import SOURCE_AS_OF, SOURCE_ERRORS, SOURCE_HELD_BACK, SOURCE_REJECTED
+from responder.process import Stop
 from responder.store.redis_store import Store
 
 log = get_logger(__name__)
@@ -186,9 +187,7 @@ class CAFollower:
             log.error("source_too_old", ca=self._issuer.name, age_s=int(age))
 
 
-def follow_all(
-    config: Config, config_file: Path, clock: Clock, stop: threading.Event, on_ready: Callable[[], None]
-) -> None:
+def follow_all(config: Config, config_file: Path, clock: Clock, stop: Stop, on_ready: Callable[[], None]) -> None:
     """Follow every CA until ``stop`` is set; raises ConfigError before the first is looked at."""
     issuers = Issuers.from_config(config, str(config_file))
     followers = [CAFollower(issuer, config, str(config_file), issuers, clock, stop.is_set) for issuer in issuers]
@@ -206,7 +205,7 @@ def follow_all(
         thread.join(max(0.0, deadline - clock.monotonic()))
 
 
-def _follow(follower: CAFollower, stop: threading.Event) -> None:
+def _follow(follower: CAFollower, stop: Stop) -> None:
     try:
         while not stop.wait(follower.step()):
             pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -39,3 +40,42 @@ def die_with_parent() -> Callable[[], None]:
             os._exit(1)
 
     return prepare
+
+
+class Stop:
+    """Whether to end; may be set from a signal handler, and waited for by any thread.
+
+    A threading.Event will not do: its ``set`` takes the lock that ``wait`` holds for a moment, so that a handler that
+    interrupts the very thread that waits blocks for ever (seen once in some hundred restarts of a busy machine).
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def on_signals(self, *numbers: signal.Signals) -> None:
+        """Be set by these signals; to be called from the main thread."""
+        for number in numbers:
+            signal.signal(number, lambda _number, _frame: self.set())
+
+    def is_set(self) -> bool:
+        """Tell whether to end."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Have everybody end."""
+        if not self._is_set:
+            self._is_set = True
+            os.write(self._write_fd, b"x")  # never read: the pipe stays readable for every waiter
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until it is set, ``timeout_s`` at most; tell whether it is."""
+        if not self._is_set:
+            poller = select.poll()
+            poller.register(self._read_fd, select.POLLIN)
+            poller.poll(None if timeout_s is None else max(0, int(timeout_s * 1000)))
+        return self._is_set
+
+    def __del__(self) -> None:
+        os.close(self._read_fd)
+        os.close(self._write_fd)

@@ -10,8 +10,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Event
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -21,7 +19,7 @@ from responder.config import Config, load_config
 from responder.errors import ConfigError, SignerEnded, SignerUnavailable, StoreUnavailable
 from responder.issuers import Issuers
 from responder.log import configure_logging, get_logger
-from responder.process import ConfigFile, announce_ready
+from responder.process import ConfigFile, Stop, announce_ready
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.delegation import ResponseSigner, open_response_signer
 from responder.signing.live import LiveSigner
@@ -53,13 +51,8 @@ def presign(
     if check_only:
         with opened_signers(settings, str(config), SystemClock()):
             return
-    stop = Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    stop = Stop()
+    stop.on_signals(signal.SIGTERM, signal.SIGINT)
     clock = SystemClock()
     while not stop.is_set():
         with (
@@ -82,7 +75,7 @@ def _sign(
     issuers: Issuers,
     signers: dict[str, ResponseSigner],
     clock: Clock,
-    stop: Event,
+    stop: Stop,
     until: float,
 ) -> None:
     """Sign until ``stop``, or the monotonic second ``until``; raises StoreUnavailable."""

@@ -21,6 +21,7 @@ from responder.errors import ConfigError, StoreUnavailable
 from responder.log import configure_logging
 from responder.metrics import SOURCE_ERRORS, SOURCE_HELD_BACK, SOURCE_REJECTED
 from responder.model import CRLReason
+from responder.process import Stop
 from responder.store.redis_store import Store
 from tests.loader_room import AT, EXP, NOW, LoaderRoom, good, revoked
 from tests.pki import make_ca
@@ -372,7 +373,7 @@ def test_two_cas_follow_side_by_side(tmp_path: Path, redis_server: Callable[...,
         'ocsp = { key = "other/ca.key" }\n'
     )
     room.write(good("01"))
-    stop, ready = threading.Event(), threading.Event()
+    stop, ready = Stop(), threading.Event()
     thread = threading.Thread(
         target=follow_all, args=(room.config, room.config_file, room.clock, stop, ready.set), daemon=True
     )
@@ -394,7 +395,7 @@ def test_two_cas_follow_side_by_side(tmp_path: Path, redis_server: Callable[...,
 def test_a_wrong_source_is_refused_before_anything_is_followed(room: FollowedRoom) -> None:
     room.configure(source=", kopie = true")
     with pytest.raises(ConfigError, match="kopie: unknown key"):
-        follow_all(room.config, room.config_file, room.clock, threading.Event(), lambda: None)
+        follow_all(room.config, room.config_file, room.clock, Stop(), lambda: None)
 
 
 def test_sigterm_ends_it_in_mid_load(tmp_path: Path, redis_server: Callable[..., RedisServer]) -> None:
