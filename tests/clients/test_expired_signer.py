@@ -53,7 +53,7 @@ def openssl(server: Revocast, shop: Shop) -> str:
 @pytest.mark.clause("RFC 6960", "4.2.2.2", "MUST")
 def test_answers_end_with_their_signer(tmp_path: Path) -> None:
     """DEL-05: answers are clipped to the signer's end; past it openssl and Java get tryLater, and other CAs go on."""
-    need("openssl", "java", "javac")
+    need("openssl", "ocsptool", "java", "javac")
     classes = tmp_path / "classes"
     run("javac", "-d", classes, Path(__file__).with_name("OcspCheck.java"))
     ends_at = int(time.time()) + LIFE_S
@@ -90,6 +90,12 @@ def test_answers_end_with_their_signer(tmp_path: Path) -> None:
         wait_until("the signer's end", ended)
         assert "trylater" in openssl(server, ending)
         assert "TRY_LATER" in java(ending)
+        said = run(
+            "ocsptool", f"--ask={server.url}", "--load-cert", ending.leaf.certificate_path,
+            "--load-issuer", ending.ca.certificate_path, "--load-trust", ending.ca.certificate_path,
+        )  # fmt: skip
+        assert "tryLater" in said, said
+        assert "Status: good" not in said
         body = server.post(request_for(ending.leaf, ending.ca))[1]
         assert body == bytes.fromhex("30030a0103"), "an error is five octets, without an answer"
         wait_until("the log", lambda: "signer_ended" in server.log)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner, Result
 
 from responder.cli.app import build_app
@@ -59,14 +58,3 @@ def test_an_evicting_redis_is_an_error(tmp_path: Path, redis_server: Callable[..
     done = check(tmp_path, make_ca(tmp_path / "ca", delegated=True), redis.config_section())  # type: ignore[attr-defined]
     assert done.exit_code == 1
     assert "allkeys-lru" in done.output
-
-
-@pytest.mark.parametrize("ci", ["true", ""])
-def test_a_missing_program_fails_under_ci_and_skips_elsewhere(ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With CI=true a missing component is a failure, never a skip."""
-    from tests.components import need
-
-    monkeypatch.setenv("CI", ci)
-    with pytest.raises(pytest.fail.Exception if ci else pytest.skip.Exception, match="no-such-program"):
-        need("no-such-program")
-    need("sh")
