@@ -180,7 +180,8 @@ def test_sigterm_amid_a_reload_stops_everything_in_order(shop: Shop, running: Re
     # follow goes first; the workers are still the old ones.
     wait_until("the first replacement", lambda: children(pid).get("follow", before["follow"]) != before["follow"])
     assert children(pid)["worker-1"] == before["worker-1"]
-    assert running.stop() == 0
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(STOP_WITHIN_S) == 0
     assert running.log.count('"event": "worker_stopped"') == 2, "a worker was killed, not drained"
     assert "role_died" not in running.log
     for role, child in before.items():
