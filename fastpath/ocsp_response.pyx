@@ -259,12 +259,6 @@ cdef bytes wrap(unsigned char outer, list parts):
 
 @cython.final
 cdef class ResponseTemplate:
-    cdef readonly bytes responder_key_hash
-    cdef readonly bytes signature_algorithm_der
-    cdef readonly tuple certs_der
-    cdef bytes by_key  # the ResponderID element
-    cdef bytes certs_field  # the [0] element, or empty
-
     # __cinit__, not __init__: no object exists whose fields are still None, and none changes after it was made.
     def __cinit__(self, bytes responder_key_hash not None, bytes signature_algorithm_der not None, certs_der):
         # RFC 6960 §4.2.1: KeyHash is the SHA-1 of the responder's key, whatever hash the CertIDs have.
@@ -377,16 +371,6 @@ cdef inline long long get_stored_time(const unsigned char* at) noexcept nogil:
 
 @cython.final
 cdef class AnswerHeader:
-    cdef readonly long long this_update
-    cdef readonly long long next_update
-    cdef readonly long long produced_at
-    cdef readonly long long archive_cutoff
-    cdef readonly str signer_id
-    # What assemble copies: producedAt; thisUpdate and nextUpdate; singleExtensions, if archive_cutoff is set.
-    cdef unsigned char[GENERALIZED_TIME_SIZE] produced_der
-    cdef unsigned char[TIMES_SIZE] times_der
-    cdef unsigned char[ARCHIVE_CUTOFF_SIZE] archive_cutoff_der
-
     def __cinit__(
         self,
         long long this_update,
@@ -437,16 +421,6 @@ cdef class AnswerHeader:
             data[HEADER_OCTETS - SIGNER_ID_OCTETS :].hex(),
             NO_TIME if archive_cutoff == STORED_NO_TIME else archive_cutoff,
         )
-
-
-cdef struct PackedScan:
-    int slot
-    int cert_status
-    long long revoked_at
-    int reason
-    bint has_archive_cutoff
-    const unsigned char* signature  # within the packed answer
-    Py_ssize_t signature_size
 
 
 cdef bint scan_packed(const unsigned char* at, Py_ssize_t size, PackedScan* scan) noexcept nogil:
@@ -523,46 +497,77 @@ def unpack_answer(bytes packed not None):
     return answer
 
 
+cdef int cert_status_of_packed(bytes packed) except -1:
+    cdef PackedScan scan
+    if not scan_packed(octets_of(packed), PyBytes_GET_SIZE(packed), &scan):
+        raise ValueError("not a packed answer")
+    return scan.cert_status
+
+
+cdef Py_ssize_t measure_answer(
+    AnswerPlan* plan,
+    ResponseTemplate template,
+    AnswerHeader header,
+    Py_ssize_t cert_id_size,
+    const unsigned char* packed,
+    Py_ssize_t packed_size,
+) noexcept:
+    cdef Py_ssize_t archive_cutoff_size
+    if not scan_packed(packed, packed_size, &plan.scan):
+        return -1
+    if plan.scan.has_archive_cutoff and header.archive_cutoff == NO_TIME:
+        return -1
+    archive_cutoff_size = ARCHIVE_CUTOFF_SIZE if plan.scan.has_archive_cutoff else 0
+    plan.single = cert_id_size + status_size(plan.scan.cert_status, plan.scan.reason) + TIMES_SIZE + archive_cutoff_size
+    plan.responses = der_size(plan.single)
+    plan.tbs = BY_KEY_SIZE + GENERALIZED_TIME_SIZE + der_size(plan.responses)
+    measure_envelope(
+        &plan.envelope,
+        der_size(plan.tbs),
+        plan.scan.signature_size,
+        PyBytes_GET_SIZE(template.signature_algorithm_der) + PyBytes_GET_SIZE(template.certs_field),
+    )
+    return plan.envelope.total
+
+
+cdef unsigned char* write_answer(
+    unsigned char* at,
+    const AnswerPlan* plan,
+    ResponseTemplate template,
+    AnswerHeader header,
+    const unsigned char* cert_id,
+    Py_ssize_t cert_id_size,
+) noexcept:
+    at = put_envelope_head(at, &plan.envelope)
+    at = der_put_header(at, TAG_SEQUENCE, plan.tbs)
+    at = der_put_octets(at, octets_of(template.by_key), BY_KEY_SIZE)
+    at = der_put_octets(at, header.produced_der, GENERALIZED_TIME_SIZE)
+    at = der_put_header(at, TAG_SEQUENCE, plan.responses)
+    at = der_put_header(at, TAG_SEQUENCE, plan.single)
+    at = der_put_octets(at, cert_id, cert_id_size)
+    at = put_status(at, plan.scan.cert_status, plan.scan.revoked_at, plan.scan.reason)
+    at = der_put_octets(at, header.times_der, TIMES_SIZE)
+    if plan.scan.has_archive_cutoff:
+        at = der_put_octets(at, header.archive_cutoff_der, ARCHIVE_CUTOFF_SIZE)
+    return put_envelope_tail(at, template, plan.scan.signature, plan.scan.signature_size)
+
+
 def assemble(
     ResponseTemplate template not None,
     AnswerHeader header not None,
     bytes cert_id_der not None,
     bytes packed not None,
 ):
-    cdef PackedScan scan
-    cdef Envelope envelope
+    cdef AnswerPlan plan
     cdef Py_ssize_t cert_id_size = PyBytes_GET_SIZE(cert_id_der)
-    if not scan_packed(octets_of(packed), PyBytes_GET_SIZE(packed), &scan):
-        raise ValueError("not a packed answer")
+    cdef Py_ssize_t size
     if not is_one_sequence(octets_of(cert_id_der), cert_id_size):
         raise ValueError("cert_id_der must be the DER of one CertID, without trailing octets")
-    if scan.has_archive_cutoff and header.archive_cutoff == NO_TIME:
-        raise ValueError("the answer was signed with archiveCutoff, but its header has none")
-    cdef Py_ssize_t archive_cutoff_size = ARCHIVE_CUTOFF_SIZE if scan.has_archive_cutoff else 0
-    cdef Py_ssize_t single = (
-        cert_id_size + status_size(scan.cert_status, scan.reason) + TIMES_SIZE + archive_cutoff_size
-    )
-    cdef Py_ssize_t responses = der_size(single)
-    cdef Py_ssize_t tbs = BY_KEY_SIZE + GENERALIZED_TIME_SIZE + der_size(responses)
-    measure_envelope(
-        &envelope,
-        der_size(tbs),
-        scan.signature_size,
-        PyBytes_GET_SIZE(template.signature_algorithm_der) + PyBytes_GET_SIZE(template.certs_field),
-    )
-    cdef bytes der = new_bytes(envelope.total)
-    cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(der)
-    at = put_envelope_head(at, &envelope)
-    at = der_put_header(at, TAG_SEQUENCE, tbs)
-    at = der_put_octets(at, octets_of(template.by_key), BY_KEY_SIZE)
-    at = der_put_octets(at, header.produced_der, GENERALIZED_TIME_SIZE)
-    at = der_put_header(at, TAG_SEQUENCE, responses)
-    at = der_put_header(at, TAG_SEQUENCE, single)
-    at = der_put_octets(at, octets_of(cert_id_der), cert_id_size)
-    at = put_status(at, scan.cert_status, scan.revoked_at, scan.reason)
-    at = der_put_octets(at, header.times_der, TIMES_SIZE)
-    at = der_put_octets(at, header.archive_cutoff_der, archive_cutoff_size)
-    put_envelope_tail(at, template, scan.signature, scan.signature_size)
+    size = measure_answer(&plan, template, header, cert_id_size, octets_of(packed), PyBytes_GET_SIZE(packed))
+    if size < 0:
+        raise ValueError("not a packed answer, or signed with archiveCutoff while its header has none")
+    cdef bytes der = new_bytes(size)
+    write_answer(<unsigned char*>PyBytes_AS_STRING(der), &plan, template, header, octets_of(cert_id_der), cert_id_size)
     return der
 
 

@@ -137,7 +137,19 @@ class HTTPConfig(Section):
         1_000, ge=1, le=1_000_000, description="Connections a worker holds from one client address."
     )
     max_cert_ids: int = Field(16, ge=1, le=256, description="CertIDs in one request; above it malformedRequest.")
-    table_bytes: int = Field(256 * 1024 * 1024, ge=1024 * 1024, description="Memory of a worker's answer table.")
+    table_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1024 * 1024,
+        le=16 * 1024 * 1024 * 1024,
+        description="Memory of a worker's answer table, about 160 bytes for a P-256 answer; it is taken as it fills.",
+    )
+    preload: bool = Field(
+        False, description="Fill the table from Redis when a worker starts, before the first queries ask for it."
+    )
+    express: bool = Field(
+        True,
+        description="Frame plain requests for ready answers on the express lane; off: all by llhttp, with the same result.",
+    )
     drain: Duration = Field(4, ge=1, le=60, description="How long open connections may finish on SIGTERM.")
 
 

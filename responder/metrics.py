@@ -21,6 +21,10 @@ JOURNAL_LAG = Gauge(
 MISSES_IN_FLIGHT = Gauge(
     "revocast_misses_in_flight", "CertIDs that the workers are reading from Redis.", multiprocess_mode="livesum"
 )
+TABLE_ENTRIES = Gauge(
+    "revocast_table_entries", "Answers in the workers' tables, outdated ones among them.", multiprocess_mode="livesum"
+)
+TABLE_BYTES = Gauge("revocast_table_bytes", "Memory of the workers' tables in use.", multiprocess_mode="livesum")
 LIVE_QUESTIONS = Counter(
     "revocast_live_questions_total", "Questions to the presigner: asked, timeout, refused at once.", ["event"]
 )

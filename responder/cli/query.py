@@ -80,8 +80,7 @@ async def _ask(config: Config, issuers: Issuers, query: str, ca: str | None) -> 
     async with edge.running():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(edge.contact.first(), FIRST_CONTACT_S)
-        result = edge.endpoint.decide(request_der)
-        return result if isinstance(result, Result) else await result
+        return await edge.endpoint.ask(request_der)
 
 
 def _request(query: str, issuers: Issuers, ca: str | None) -> bytes:

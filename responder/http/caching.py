@@ -10,8 +10,15 @@ from __future__ import annotations
 import re
 from calendar import timegm
 from hashlib import sha256
+from typing import NamedTuple
 
 from responder.http.message import STATUS_LINES, Request, Response, date_line, http_date
+
+_ETAG_OPEN = b'ETag: "'
+_AGE_OPEN = b"Cache-Control: max-age="
+_AGE_CLOSE = b", public, no-transform, must-revalidate\r\n"
+# RFC 9919 §7.2 rules out no-store and no-cache on an authoritative answer.
+_PRIVATE = b"max-age=0, private, no-transform, must-revalidate"
 
 _MONTH_NUMBERS = {
     name: number
@@ -86,6 +93,44 @@ def etag_matches(field: bytes, etag: bytes, *, weak: bool) -> bool:
     return any(tag == etag and (weak or not weakness) for weakness, tag in _ENTITY_TAGS.findall(field))
 
 
+class HeadParts(NamedTuple):
+    """What the heads of CachedResponses are made of, for whoever puts them together without making one (fastpath.express).
+
+    To GET: status_line, Date, to_length, the length, CRLF, Last-Modified, etag_open, the digest in hex, a quote and CRLF,
+    Expires, age_open, max-age, age_close. To POST: status_line, Date, post_to_length, the length, CRLF, Last-Modified.
+    """
+
+    status_line: bytes
+    to_length: bytes
+    post_to_length: bytes
+    etag_open: bytes
+    age_open: bytes
+    age_close: bytes
+
+
+def head_parts(content_type: bytes) -> HeadParts:
+    """Return the fixed parts of the heads of answers of one media type."""
+    to_length = b"Content-Type: " + content_type + b"\r\n"
+    return HeadParts(
+        STATUS_LINES[200],
+        to_length + b"Content-Length: ",
+        to_length + b"Cache-Control: " + _PRIVATE + b"\r\nContent-Length: ",
+        _ETAG_OPEN,
+        _AGE_OPEN,
+        _AGE_CLOSE,
+    )
+
+
+def last_modified_line(this_update: int) -> bytes:
+    """Return the Last-Modified field's line."""
+    return b"Last-Modified: " + http_date(this_update) + b"\r\n"
+
+
+def expires_line(next_update: int) -> bytes:
+    """Return the Expires field's line; RFC 9919 §7.2: it equals nextUpdate."""
+    return b"Expires: " + http_date(next_update) + b"\r\n"
+
+
 class CachedResponse(Response):
     """A successful answer that caches may keep: the same bytes from every worker, for everybody.
 
@@ -93,9 +138,18 @@ class CachedResponse(Response):
     by which time there is a newer one, and must ask again then (max-age, must-revalidate).
     """
 
-    __slots__ = ("_content_type", "_expires_line", "_post", "etag", "fresh_until", "next_update", "this_update")
+    __slots__ = ("_content_type", "_post", "etag_digest", "fresh_until", "next_update", "this_update")
 
-    def __init__(self, body: bytes, content_type: bytes, this_update: int, next_update: int, fresh_until: int) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        content_type: bytes,
+        this_update: int,
+        next_update: int,
+        fresh_until: int,
+        etag_digest: bytes | None = None,
+    ) -> None:
+        """``etag_digest`` is the SHA-256 of ``body``, where the caller knows it."""
         # RFC 9111 §4.3.1 and RFC 9110 §8.6: Content-Type and exact Content-Length with the content.
         super().__init__(200, body, ((b"Content-Type", content_type),))
         self._content_type = content_type
@@ -104,10 +158,13 @@ class CachedResponse(Response):
         # RFC 9919 §7.2: max-age ends after thisUpdate and before nextUpdate.
         self.fresh_until = min(fresh_until, next_update - 1)
         # RFC 9919 §7.2: the ETag is the hex SHA-256 of the OCSPResponse; strong, and the same from every worker.
-        self.etag = b'"' + sha256(body).hexdigest().encode("ascii") + b'"'
-        # RFC 9919 §7.2: Expires equals nextUpdate.
-        self._expires_line = b"Expires: " + http_date(next_update) + b"\r\n"
+        self.etag_digest = sha256(body).digest() if etag_digest is None else etag_digest
         self._post: Response | None = None
+
+    @property
+    def etag(self) -> bytes:
+        """The entity tag, with its quotes."""
+        return b'"%s"' % self.etag_digest.hex().encode("ascii")
 
     def head(self, second: int) -> bytes:
         """Return the head with the seven fields of RFC 9919 §6."""
@@ -150,16 +207,19 @@ class CachedResponse(Response):
         return self
 
     def _freshness(self, second: int) -> bytes:
-        return b"ETag: %s\r\n%sCache-Control: max-age=%d, public, no-transform, must-revalidate\r\n" % (
-            self.etag,
-            self._expires_line,
+        return b'%s%s"\r\n%s%s%d%s' % (
+            _ETAG_OPEN,
+            self.etag_digest.hex().encode("ascii"),
+            expires_line(self.next_update),
+            _AGE_OPEN,
             max(0, self.fresh_until - second),
+            _AGE_CLOSE,
         )
 
 
 def _last_modified(this_update: int, second: int) -> bytes:
     # RFC 9110 §8.8.2.1: never later than Date, not even on a machine whose clock was stepped back.
-    return b"Last-Modified: " + http_date(min(this_update, second)) + b"\r\n"
+    return last_modified_line(min(this_update, second))
 
 
 class _NotModified(Response):
@@ -183,7 +243,7 @@ class _PostResponse(Response):
 
     A cache that kept it under the request's URL, which is the same for every POST, would hand one certificate's
     status to everybody. RFC 9111 §4 forbids that; caches have done it. So there is no explicit freshness to keep it
-    by, no Expires and no ETag. RFC 9919 §7.2 rules out no-store and no-cache on an authoritative answer.
+    by, no Expires and no ETag.
     """
 
     __slots__ = ("_this_update",)
@@ -194,7 +254,7 @@ class _PostResponse(Response):
             full.body,
             (
                 (b"Content-Type", full._content_type),
-                (b"Cache-Control", b"max-age=0, private, no-transform, must-revalidate"),
+                (b"Cache-Control", _PRIVATE),
             ),
         )
         self._this_update = full.this_update
@@ -210,13 +270,3 @@ class _PreconditionFailed(Response):
 
     def __init__(self) -> None:
         super().__init__(412, b"", ((b"Cache-Control", b"no-store"),))
-
-
-def fresh_response(
-    body: bytes, content_type: bytes, this_update: int, next_update: int, fresh_until: int
-) -> CachedResponse:
-    """Build the response for an answer that is true from ``this_update`` until ``next_update``.
-
-    ``fresh_until`` is the second until which caches may use it without asking; the caller has a newer one by then.
-    """
-    return CachedResponse(body, content_type, this_update, next_update, fresh_until)

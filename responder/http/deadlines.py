@@ -31,9 +31,13 @@ class DeadlineWheel:
         self.now = 0
         self._buckets: dict[int, set[Expiring]] = {}
 
+    def deadline_after(self, ticks: int) -> int:
+        """Return the deadline that lets more than ``ticks`` whole ticks pass (so never too early)."""
+        return self.now + ticks + 1
+
     def set(self, owner: Expiring, ticks: int) -> None:
-        """Let ``owner`` expire once more than ``ticks`` whole ticks have passed (so never too early)."""
-        deadline = self.now + ticks + 1
+        """Let ``owner`` expire once more than ``ticks`` whole ticks have passed."""
+        deadline = self.deadline_after(ticks)
         owner.deadline = deadline
         # An earlier bucket will look at it anyway and see that the deadline moved.
         if deadline < owner.bucket:

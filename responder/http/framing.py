@@ -24,6 +24,8 @@ _END_OF_HEAD = b"\r\n\r\n"
 _SINGLETONS = frozenset({b"host", b"content-length", b"content-type"})
 _LISTS = frozenset({b"connection", b"transfer-encoding", b"expect", b"if-none-match", b"if-match"})
 _DATES = frozenset({b"if-modified-since", b"if-unmodified-since"})
+_CONDITIONS = _DATES | {b"if-none-match", b"if-match"}
+_PLAIN_METHODS = (b"GET", b"POST")
 _MEANT = _SINGLETONS | _LISTS | _DATES
 
 # RFC 9112 §3.2, RFC 3986 §3.2.2: uri-host [":" port]. A comma is a legal sub-delim, but means two hosts joined.
@@ -65,6 +67,7 @@ class HeadReader:
         "content_length",
         "fields",
         "http_1_0",
+        "is_plain",
         "keep_alive",
         "method",
         "target",
@@ -79,6 +82,7 @@ class HeadReader:
         self.chunked = False
         self.keep_alive = False
         self.http_1_0 = False
+        self.is_plain = False  # GET or POST on a persistent HTTP/1.1 connection, without preconditions
         self._complete = 0  # ends of message that llhttp has seen since the head began; -1: it was not asked
         self._in_body = False
         self._last_host = b""  # found valid; a connection mostly repeats it
@@ -244,6 +248,12 @@ class HeadReader:
         self.chunked = coding is not None
         if coding is not None:
             self._check_coding(coding.lower())
+        self.is_plain = (
+            self.keep_alive
+            and not self.http_1_0
+            and self.method in _PLAIN_METHODS
+            and (len(fields) == 1 or not _CONDITIONS & fields.keys())  # one field: Host
+        )
         if self._complete != (0 if self.content_length or self.chunked else 1) and self._complete >= 0:
             raise Refused(400, "no agreement on the body's length")
 

@@ -171,3 +171,22 @@ class Handler(Protocol):
         bounds how long it takes; past the idle timeout the connection is cut. An exception raised here becomes 500.
         """
         ...
+
+
+class Express(Protocol):
+    """The short way to answers that are ready: whole messages, made without a Request or a Response.
+
+    What it returns is what the Handler's answer would have been, octet for octet, on a persistent HTTP/1.1 connection
+    without preconditions. None: not mine, nothing happened; the ordinary way decides. ``read`` itself is None where the
+    configuration turns it off. One event loop's thread only.
+    """
+
+    ready: Callable[[bool, bytes, bytes], bytes | None]
+    """The message for a GET (False, target, b"") or POST (True, target, body) that was framed already."""
+
+    read: Callable[[bytes], bytes | None] | None
+    """The messages for a whole read from a connection that was between requests."""
+
+    def take_messages(self) -> int:
+        """Return how many messages were made since it was last called."""
+        ...

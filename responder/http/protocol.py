@@ -143,6 +143,16 @@ class HTTPProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived and answer every request that is now whole."""
+        state = self._state
+        if state.read is not None and self._is_between_requests():
+            octets = state.read(data)
+            if octets is not None:
+                self._empty_lines = 0
+                self._served += 1
+                # Later than the one that stands, so the wheel will see it.
+                self.deadline = state.idle_deadline
+                self._transport.write(octets)  # type: ignore[union-attr]  # there while data arrives
+                return
         if self._stopped:
             self._discard(len(data))
             return
@@ -230,6 +240,10 @@ class HTTPProtocol(asyncio.Protocol):
             self._hang_up()
 
     # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _is_between_requests(self) -> bool:
+        """Tell whether nothing is owed to either side: no part of a request, no answer, no end."""
+        return not (self._mid_request or self._queue or self._pieces or self._stopped or self._write_paused)
 
     def _stalled(self) -> bool:
         return self._write_paused or len(self._queue) >= MAX_PIPELINED
@@ -373,18 +387,30 @@ class HTTPProtocol(asyncio.Protocol):
         """Give the request that was just read its place, and be ready for the next."""
         exchange = Exchange(self, request, keep_alive, self._head.http_1_0)
         self._queue.append(exchange)
-        self._mid_request = False
-        self._empty_lines = 0
-        self._body_length = -1
-        self._chunked = None
-        self._continue_due = False
+        self._begin_request()
         self._set_deadline(self._state.config.idle_timeout)
         if not keep_alive:
             self._stopped = True  # RFC 9112 §9.6: what follows a close is not read
         return exchange
 
+    def _begin_request(self) -> None:
+        """Be ready for the next request: the one before was read to its end."""
+        self._mid_request = False
+        self._empty_lines = 0
+        self._body_length = -1
+        self._chunked = None
+        self._continue_due = False
+
     def _dispatch(self, body: bytes) -> None:
-        head = self._head
+        head, state = self._head, self._state
+        if state.ready is not None and head.is_plain and not self._queue:
+            octets = state.ready(head.method == b"POST", head.target, body)
+            if octets is not None:
+                self._begin_request()
+                self._served += 1
+                self.deadline = state.idle_deadline
+                self._write(octets)
+                return
         get = head.fields.get
         request = Request(head.method, head.target, body, peer=self._peer)
         if len(head.fields) > 1:  # more than Host

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from responder.clock import Clock
 from responder.config import HTTPConfig
-from responder.http.message import Handler
+from responder.http.message import Express, Handler
 from responder.http.protocol import HTTPProtocol
 from responder.http.state import ServerState
 from responder.log import get_logger
@@ -82,10 +82,10 @@ def raise_file_limit(config: HTTPConfig) -> int:
 class HTTPServer:
     """One worker's server; runs on the current event loop, uvloop's by preference."""
 
-    def __init__(self, handler: Handler, config: HTTPConfig, clock: Clock) -> None:
+    def __init__(self, handler: Handler, config: HTTPConfig, clock: Clock, express: Express | None = None) -> None:
         fitting = raise_file_limit(config)
         self._config = config.model_copy(update={"max_connections": fitting})
-        self.state = ServerState(handler, self._config, clock)
+        self.state = ServerState(handler, self._config, clock, express)
         self._servers: list[asyncio.Server] = []
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -105,7 +105,7 @@ class HTTPServer:
     async def drain(self) -> None:
         """Stop accepting, let what is under way finish for ``http.drain`` seconds, then cut the rest."""
         state = self.state
-        state.draining = True
+        state.drain()
         for server in self._servers:
             server.close()
         for connection in list(state.connections):
@@ -131,6 +131,7 @@ async def serve_sockets(
     config: HTTPConfig,
     clock: Clock,
     *,
+    express: Express | None = None,
     stop: asyncio.Event | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
@@ -143,7 +144,7 @@ async def serve_sockets(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-    server = HTTPServer(handler, config, clock)
+    server = HTTPServer(handler, config, clock, express)
     await server.start(sockets)
     if on_ready is not None:
         on_ready()

@@ -11,7 +11,7 @@ from responder import metrics
 from responder.clock import Clock
 from responder.config import HTTPConfig
 from responder.http.deadlines import DeadlineWheel
-from responder.http.message import Handler
+from responder.http.message import Express, Handler
 
 if TYPE_CHECKING:
     from responder.http.protocol import HTTPProtocol
@@ -36,12 +36,17 @@ class ServerState:
     Counts are plain integers on the hot path and go to the metrics once a tick.
     """
 
-    def __init__(self, handler: Handler, config: HTTPConfig, clock: Clock) -> None:
+    def __init__(self, handler: Handler, config: HTTPConfig, clock: Clock, express: Express | None = None) -> None:
         self.handler = handler
         self.config = config
         self.clock = clock
         self.wheel = DeadlineWheel()
         self.draining = False
+        self._express = express
+        # What connections call; None while draining, when every answer says `Connection: close`.
+        self.ready = express.ready if express else None
+        self.read = express.read if express else None
+        self.idle_deadline = self.wheel.deadline_after(config.idle_timeout)  # of what is answered within this tick
         self.empty = asyncio.Event()  # set when the last connection ends while draining
         self.connections: set[HTTPProtocol] = set()
         self.responses: Counter[int] = Counter()  # by status, since the last tick
@@ -73,11 +78,19 @@ class ServerState:
     def tick(self) -> None:
         """Let a second pass: deadlines first, then the counts."""
         self.wheel.tick()
+        self.idle_deadline = self.wheel.deadline_after(self.config.idle_timeout)
         self.publish()
+
+    def drain(self) -> None:
+        """From now on every answer is its connection's last."""
+        self.draining = True
+        self.ready = self.read = None
 
     def publish(self) -> None:
         """Move the counts into the metrics."""
         metrics.HTTP_CONNECTIONS.set(len(self.connections))
+        if self._express is not None:
+            self.responses[200] += self._express.take_messages()
         for status, count in self.responses.items():
             metrics.HTTP_RESPONSES.labels(str(status)).inc(count)
         for what, count in self.timeouts.items():

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, unique
 
-from fastpath.ocsp_response import encode_cert_id
+from fastpath.answer_table import AnswerTerms
+from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, encode_cert_id
+from responder.http.caching import expires_line, last_modified_line
 from responder.http.message import Response
 from responder.issuers import Issuer
 from responder.model import CertStatus
@@ -44,28 +46,28 @@ class Outcome(Enum):
     INTERNAL = "internal"
 
 
-@dataclass(frozen=True, slots=True)
+# The values of the hot path are not frozen: a frozen dataclass takes three times as long to make. Nobody changes them.
+
+
+@dataclass(slots=True)
 class Question:
-    """One CertID. ``cert_id_der`` is its canonical form (hashAlgorithm parameters NULL), which is what gets compared."""
+    """One CertID. ``cert_id_der`` is its canonical form (hashAlgorithm parameters NULL), which is what gets compared.
+
+    ``serial_hash`` is the number whose low bits name the serial's bucket.
+    """
 
     issuer: Issuer
     hash_name: str
     serial_octets: bytes
     cert_id_der: bytes
-
-    @property
-    def serial_hash(self) -> int:
-        """The number whose low bits name the serial's bucket."""
-        return serial_hash(self.serial_octets)
+    serial_hash: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """A successful OCSPResponse without nonce, for one CertID; it may be sent to whoever asks for that."""
 
-    cert_id_der: bytes
     cert_status: CertStatus
-    next_update: int
     response: Response
 
 
@@ -97,16 +99,30 @@ def question_of(issuer: Issuer, hash_name: str, serial_octets: bytes) -> Questio
         hash_name,
         serial_octets,
         encode_cert_id(hash_name, issuer.name_hashes[hash_name], issuer.key_hashes[hash_name], serial_octets),
+        serial_hash(serial_octets),
     )
 
 
-def fresh_until(issuer: Issuer, hash_value: int, this_update: int, next_update: int) -> int:
-    """Return when an answer should be asked for again; ``hash_value`` is layout.serial_hash of its serial.
+def terms_of(
+    issuer: Issuer,
+    this_update: int,
+    next_update: int,
+    template: ResponseTemplate | None = None,
+    header: AnswerHeader | None = None,
+) -> AnswerTerms:
+    """Make what answers of one header share in a worker; without template and header: for whole answers.
 
-    RFC 9919 §7.1: after thisUpdate, before nextUpdate, and a refreshed response is there by then. The presigner signs
-    again at half of the validity; we leave it one eighth for that, and spread the serials over another.
+    RFC 9919 §7.1: max-age ends after thisUpdate and before nextUpdate, and a refreshed response is there by then. The
+    presigner signs again at half of the validity; we leave it one eighth for that, and spread the serials over another.
     """
     validity = min(next_update - this_update, issuer.config.ocsp.validity)
-    # High bits: the low ones name the bucket, whose answers are all refreshed together.
-    jitter = (hash_value >> 8) % max(1, validity * JITTER_EIGHTHS // 8)
-    return max(this_update, min(this_update + validity * FRESH_EIGHTHS // 8 + jitter, next_update - 1))
+    return AnswerTerms(
+        this_update,
+        next_update,
+        this_update + validity * FRESH_EIGHTHS // 8,
+        max(1, validity * JITTER_EIGHTHS // 8),
+        last_modified_line(this_update),
+        expires_line(next_update),
+        template,
+        header,
+    )

@@ -10,6 +10,7 @@ from fastpath.ocsp_request import OCSPRequest
 from fastpath.ocsp_response import encode_cert_id
 from responder.issuers import Issuer, Issuers
 from responder.ocsp.answer import Outcome, Question
+from responder.store.layout import serial_hash
 
 
 class Authority:
@@ -43,5 +44,7 @@ class Authority:
                 hash_name, cert_id.issuer_name_hash, cert_id.issuer_key_hash, cert_id.serial_octets
             )
             if cert_id_der not in questions:
-                questions[cert_id_der] = Question(issuer, hash_name, cert_id.serial_octets, cert_id_der)
+                questions[cert_id_der] = Question(
+                    issuer, hash_name, cert_id.serial_octets, cert_id_der, serial_hash(cert_id.serial_octets)
+                )
         return list(questions.values())

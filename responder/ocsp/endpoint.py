@@ -1,7 +1,9 @@
 """One OCSP query from its bytes to its answer: authority ▸ table ▸ stored ▸ on demand.
 
 ``DECISIONS`` is the only place that says what an outcome is on the wire; docs/decisions.md shows it to operators.
-A ready answer is replied before ``handle`` returns, without a Task. Knows no key. RFC 6960 §2.3, §4.2; RFC 9919 §3, §7.
+A ready answer is replied before ``handle`` returns, and most never come here (responder/ocsp/ready.py); one that Redis
+has comes through callbacks; a Task is made only for what has to be signed. Knows no key. RFC 6960 §2.3, §4.2; RFC 9919
+§3, §7.
 """
 
 from __future__ import annotations
@@ -9,16 +11,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prometheus_client import Counter
 
+from fastpath.answer_table import AbsentTable, AnswerTable
 from fastpath.http_target import TargetError, decode_target
 from fastpath.ocsp_request import MalformedRequest, Unsupported, parse_ocsp_request
 from fastpath.ocsp_response import error_response
 from responder.clock import Clock
 from responder.config import HTTPConfig
 from responder.errors import InvariantBroken, StoreUnavailable
+from responder.http.caching import CachedResponse
 from responder.http.message import Request, Response, non_authoritative_response
 from responder.log import get_logger
 from responder.metrics import ANSWERS, QUERIES, TRY_LATER, UNAUTHORIZED
@@ -36,7 +41,6 @@ from responder.ocsp.authority import Authority
 from responder.ocsp.journal import Contact
 from responder.ocsp.on_demand import OnDemandSource
 from responder.ocsp.stored import StoredSource
-from responder.ocsp.table import AbsentTable, AnswerTable
 
 log = get_logger(__name__)
 
@@ -133,9 +137,9 @@ DECISIONS: dict[Outcome, Decision] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
-    """How a query ended. ``source`` is table, stored or on_demand where it was answered."""
+    """How a query ended; not frozen, for speed, but nobody changes it. ``source`` is table, stored or on_demand where it was answered."""
 
     outcome: Outcome
     response: Response
@@ -194,33 +198,33 @@ class OCSPEndpoint:
 
     def handle(self, request: Request, reply: Callable[[Response], None]) -> None:
         """Answer a GET, HEAD or POST; replies before it returns where the answer is ready."""
+        done = partial(_reply, reply)
         try:
             # Of a POST the body alone decides: a path before it, as some AIA URLs have, says nothing.
-            result = self.decide(request.body if request.method == b"POST" else decode_target(request.target))
+            request_der = request.body if request.method == b"POST" else decode_target(request.target)
         except TargetError:
-            result = refused(Outcome.BAD_TARGET)
-        except Exception:
-            log.exception("query_failed")
-            result = refused(Outcome.INTERNAL)
-        if isinstance(result, Result):
-            _count(result)
-            reply(result.response)
-            return
-        task = asyncio.get_running_loop().create_task(self._reply_later(result, reply))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            done(refused(Outcome.BAD_TARGET))
+        else:
+            self.decide(request_der, done)
 
-    async def _reply_later(self, decided: Coroutine[Any, Any, Result], reply: Callable[[Response], None]) -> None:
+    async def ask(self, request_der: bytes) -> Result:
+        """Answer a request, for who would rather wait than be called."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.decide(request_der, partial(_fulfil, future))
+        return await future
+
+    def decide(self, request_der: bytes, done: Callable[[Result], None]) -> None:
+        """Answer a request: ``done`` is called once, at once or later; never raises."""
         try:
-            result = await decided
+            result = self._decide(request_der, done)
         except Exception:
             log.exception("query_failed")
             result = refused(Outcome.INTERNAL)
-        _count(result)
-        reply(result.response)
+        if result is not None:
+            done(result)
 
-    def decide(self, request_der: bytes) -> Result | Coroutine[Any, Any, Result]:
-        """Answer a request: at once, or as a coroutine where a source has to be asked."""
+    def _decide(self, request_der: bytes, done: Callable[[Result], None]) -> Result | None:
+        """Return the answer, or None: ``done`` will be called."""
         try:
             request = parse_ocsp_request(request_der, self._max_cert_ids)
         except MalformedRequest:
@@ -241,83 +245,106 @@ class OCSPEndpoint:
                 return refused(Outcome.UNASSIGNED)
             if nonce_octets is None:
                 ready = self._from_table(first)
-                if ready is not None:
-                    return ready
-        return self._ask_sources(questions, nonce_octets)
+                if ready is None:
+                    self._stored.fetch(first, partial(self._fetched, first, done, may_ask_live=True))
+                return ready
+        self._start(self._ask_live(questions, nonce_octets), done)
+        return None
+
+    def _start(self, asking: Coroutine[Any, Any, Result], done: Callable[[Result], None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._finish(asking, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, asking: Coroutine[Any, Any, Result], done: Callable[[Result], None]) -> None:
+        try:
+            result = await asking
+        except Exception:
+            log.exception("query_failed")
+            result = refused(Outcome.INTERNAL)
+        done(result)
 
     def _known_absent(self, question: Question) -> bool:
         return (
             question.issuer.config.ocsp.unassigned == "unauthorized"
-            and self._absent.get((question.issuer.id, question.serial_octets)) is not None
+            and self._absent.has(question.issuer.id, question.serial_octets)
             and self._contact.age() < ABSENT_TRUSTED_S
         )
 
     def _from_table(self, question: Question) -> Result | None:
-        answer = self._table.get(question.cert_id_der)
-        if answer is None:
+        found = self._table.get(question.issuer.id, question.hash_name, question.serial_octets, question.cert_id_der)
+        if found is None:
             return None
-        if self._clock.now() >= answer.next_update:
-            self._table.drop(question.cert_id_der)
+        terms = found.terms
+        if self._clock.now() >= terms.next_update:
+            self._table.drop(question.issuer.id, question.hash_name, question.serial_octets)
             return None
-        return self._leave(question, answer, "table")
+        response = CachedResponse(
+            found.response_der,
+            OCSP_RESPONSE_TYPE,
+            terms.this_update,
+            terms.next_update,
+            found.fresh_until,
+            found.etag_digest,
+        )
+        # SEC-12: the table found it by issuer, hash algorithm and serial, and put the question's own CertID into it.
+        return self._leave(question, Answer(CertStatus(found.cert_status), response), "table")
 
     def _leave(self, question: Question, answer: Answer, source: str) -> Result:
         """Let an answer out: the last look at it, whichever source it came from."""
-        # SEC-12, PEERS: never another serial's, another issuer's or another hash algorithm's answer.
-        if answer.cert_id_der != question.cert_id_der:
-            self._table.drop(question.cert_id_der)
-            log.error("answer_for_another_question", source=source, asked=question.cert_id_der, got=answer.cert_id_der)
-            return refused(Outcome.INTERNAL)
         if answer.cert_status is CertStatus.GOOD and self._contact.age() > question.issuer.config.ocsp.max_blind:
             return refused(Outcome.BLIND)
         return Result(Outcome.ANSWERED, answer.response, source, answer.cert_status)
 
-    async def _ask_sources(self, questions: list[Question], nonce_octets: bytes | None) -> Result:
+    def _fetched(
+        self,
+        question: Question,
+        done: Callable[[Result], None],
+        found: Answer | NotReady | StoreUnavailable,
+        *,
+        may_ask_live: bool,
+    ) -> None:
+        """Go on with what the store said about one CertID without nonce."""
         try:
-            if nonce_octets is None:
-                return await self._without_nonce(questions)
-            return await self._with_nonce(questions, nonce_octets)
-        except StoreUnavailable as error:
-            log.warning("store_unavailable", error=str(error))
-            return refused(Outcome.STORE_UNAVAILABLE)
+            if isinstance(found, Answer):
+                result = self._leave(question, found, "stored")
+            elif isinstance(found, StoreUnavailable):
+                # The follower of the journal tells of a Redis that is gone; here it would be told for every query.
+                log.debug("store_unavailable", error=str(found))
+                result = refused(Outcome.STORE_UNAVAILABLE)
+            elif (refusal := self._refusal_of(question, found)) is not None:
+                result = refused(refusal)
+            elif may_ask_live:
+                self._start(self._ask_live([question], None), done)
+                return
+            else:
+                result = refused(Outcome.NOT_SIGNED)
         except InvariantBroken as error:
             log.error("invariant_broken", error=str(error))
-            return refused(Outcome.INTERNAL)
+            result = refused(Outcome.INTERNAL)
+        except Exception:
+            log.exception("query_failed")
+            result = refused(Outcome.INTERNAL)
+        done(result)
 
-    async def _with_nonce(self, questions: list[Question], nonce_octets: bytes) -> Result:
-        """Have the nonce signed; where that cannot be, RFC 9919 §3.2.1 wants the most complete answer there is."""
+    async def _ask_live(self, questions: list[Question], nonce_octets: bytes | None) -> Result:
+        """Have it signed; where that cannot be, RFC 9919 §3.2.1 wants the most complete answer there is."""
         live = await self._on_demand.ask(questions, nonce_octets)
         if isinstance(live, LiveAnswer):
             return self._leave_live(questions, live)
-        if DECISIONS[live].response_status is not _S.TRY_LATER:
+        if nonce_octets is None or len(questions) > 1 or DECISIONS[live].response_status is not _S.TRY_LATER:
             return refused(live)
         # BR §4.9.9 and RFC 9654 §2.1 leave it to us; a shop that needs the nonce says so.
-        if questions[0].issuer.config.ocsp.nonce == "required" or len(questions) > 1:
+        if questions[0].issuer.config.ocsp.nonce == "required":
             return refused(live)
-        return await self._one(questions[0], may_ask_live=False)
-
-    async def _without_nonce(self, questions: list[Question]) -> Result:
-        if len(questions) == 1:
-            return await self._one(questions[0], may_ask_live=True)
-        live = await self._on_demand.ask(questions, None)
-        return self._leave_live(questions, live) if isinstance(live, LiveAnswer) else refused(live)
-
-    async def _one(self, question: Question, *, may_ask_live: bool) -> Result:
-        """Answer one CertID without nonce: table, store, presigner."""
-        ready = self._from_table(question)
+        ready = self._from_table(questions[0])
         if ready is not None:
             return ready
-        found = await self._stored.fetch(question)
-        if isinstance(found, Answer):
-            return self._leave(question, found, "stored")
-        if isinstance(found, NotReady):
-            refusal = self._refusal_of(question, found)
-            if refusal is not None:
-                return refused(refusal)
-        if not may_ask_live:
-            return refused(Outcome.NOT_SIGNED)
-        live = await self._on_demand.ask([question], None)
-        return self._leave_live([question], live) if isinstance(live, LiveAnswer) else refused(live)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._stored.fetch(
+            questions[0], partial(self._fetched, questions[0], partial(_fulfil, future), may_ask_live=False)
+        )
+        return await future
 
     def _refusal_of(self, question: Question, found: NotReady) -> Outcome | None:
         """Say why a serial without a stored answer gets none made for it either; None: ask the presigner."""
@@ -353,9 +380,16 @@ def refused(outcome: Outcome) -> Result:
     return _REFUSED[outcome]
 
 
-def _count(result: Result) -> None:
+def _fulfil(future: asyncio.Future[Result], result: Result) -> None:
+    if not future.done():  # whoever waited may have given up
+        future.set_result(result)
+
+
+def _reply(reply: Callable[[Response], None], result: Result) -> None:
+    """Count a result, and send it."""
     _QUERY_COUNTERS[result.outcome, result.cert_status].inc()
     if result.source:
         _ANSWER_COUNTERS[result.source].inc()
     elif (counter := _REASON_COUNTERS.get(result.outcome)) is not None:
         counter.inc()
+    reply(result.response)

@@ -52,15 +52,15 @@ class Contact:
 class Forgetful(Protocol):
     """What holds, or is just fetching, something that a journal entry may end."""
 
-    def drop_bucket(self, ca: str, bucket: int) -> int:
+    def drop_bucket(self, ca: str, bucket: int) -> None:
         """Forget what could lie in a bucket of that number, at any bits."""
         ...
 
-    def drop_partition(self, partition: int) -> int:
+    def drop_partition(self, partition: int) -> None:
         """Forget a partition."""
         ...
 
-    def clear(self) -> int:
+    def clear(self) -> None:
         """Forget everything."""
         ...
 

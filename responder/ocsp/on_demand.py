@@ -11,18 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
+from fastpath.answer_table import AbsentTable, AnswerTable
 from responder import live
 from responder.clock import Clock
 from responder.errors import StoreUnavailable
-from responder.http.caching import fresh_response
+from responder.http.caching import CachedResponse
 from responder.http.message import Response
 from responder.live import Reply, ReplyKind
 from responder.log import get_logger
 from responder.metrics import LIVE_QUESTIONS
-from responder.ocsp.answer import OCSP_RESPONSE_TYPE, Answer, LiveAnswer, Outcome, Question, fresh_until
+from responder.ocsp.answer import OCSP_RESPONSE_TYPE, LiveAnswer, Outcome, Question, terms_of
 from responder.ocsp.live_check import check_live_answer
-from responder.ocsp.table import AbsentTable, AnswerTable, could_hold
-from responder.store.layout import partition_of
+from responder.store.layout import could_hold, partition_of
 from responder.store.redis_store import EdgeStore
 
 log = get_logger(__name__)
@@ -232,49 +232,52 @@ class OnDemandSource:
             return Outcome.INTERNAL
         if not (reply.store_hint and len(questions) == 1 and pending.nonce_octets is None):
             return LiveAnswer(cert_status, _private_response(reply.response_der))
-        response = fresh_response(
+        terms = terms_of(first.issuer, reply.this_update, reply.next_update)
+        response = CachedResponse(
             reply.response_der,
             OCSP_RESPONSE_TYPE,
             reply.this_update,
             reply.next_update,
-            fresh_until(first.issuer, pending.hashes[0], reply.this_update, reply.next_update),
+            terms.fresh_until(first.serial_hash),
         )
-        self._table.put(
-            first.cert_id_der,
-            Answer(first.cert_id_der, cert_status, reply.next_update, response),
+        self._table.put_whole(
             pending.ca,
-            pending.hashes[0],
+            first.hash_name,
+            first.serial_octets,
+            first.serial_hash,
+            terms,
+            cert_status,
+            reply.response_der,
+            response.etag_digest,
         )
         return LiveAnswer(cert_status, response)
 
     # --- the journal ----------------------------------------------------------------------------------------------
 
-    def drop_bucket(self, ca: str, bucket: int) -> int:
+    def drop_bucket(self, ca: str, bucket: int) -> None:
         """Have replies asked for again whose serials could lie in a bucket of that number."""
-        return self._outdate(
+        _outdate(
             pending
             for pending in self._pending.values()
             if pending.ca == ca and any(could_hold(bucket, hash_value) for hash_value in pending.hashes)
         )
 
-    def drop_partition(self, partition: int) -> int:
+    def drop_partition(self, partition: int) -> None:
         """Have replies asked for again about serials of a partition."""
-        return self._outdate(
+        _outdate(
             pending
             for pending in self._pending.values()
             if any(partition_of(hash_value) == partition for hash_value in pending.hashes)
         )
 
-    def clear(self) -> int:
+    def clear(self) -> None:
         """Have all replies asked for again."""
-        return self._outdate(self._pending.values())
+        _outdate(self._pending.values())
 
-    def _outdate(self, found: Iterable[_Pending]) -> int:
-        count = 0
-        for pending in found:
-            pending.outdated = True
-            count += 1
-        return count
+
+def _outdate(found: Iterable[_Pending]) -> None:
+    for pending in found:
+        pending.outdated = True
 
 
 def _private_response(response_der: bytes) -> Response:

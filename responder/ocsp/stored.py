@@ -8,18 +8,20 @@ entry may be newer than the reply. Called by the endpoint.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
-from fastpath.ocsp_response import ResponseTemplate, assemble, unpack_answer
+from fastpath.answer_table import AbsentTable, AnswerTable, AnswerTerms
+from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble
 from responder.clock import Clock
 from responder.errors import StoreUnavailable
-from responder.http.caching import fresh_response
+from responder.http.caching import CachedResponse
+from responder.issuers import Issuer
 from responder.log import get_logger
 from responder.metrics import MISSES_IN_FLIGHT
 from responder.model import CertStatus, Status
-from responder.ocsp.answer import OCSP_RESPONSE_TYPE, Answer, NotReady, Question, fresh_until
-from responder.ocsp.table import AbsentTable, AnswerTable, could_hold
-from responder.store.layout import partition_of
+from responder.ocsp.answer import OCSP_RESPONSE_TYPE, Answer, NotReady, Question, terms_of
+from responder.store.layout import could_hold, partition_of
 from responder.store.redis_store import CAInfo, EdgeStore, Reading
 
 log = get_logger(__name__)
@@ -29,18 +31,30 @@ MAX_IN_FLIGHT = 10_000  # different CertIDs; above it nothing is asked: the stor
 MAX_READS = 4  # of one CertID, where the journal keeps naming its bucket
 CA_INFO_S = 5.0  # how long what is known of a CA holds: asked for only where a serial has no answer
 MAX_TEMPLATES = 1_000  # signers remembered; a deployment has a handful
+MAX_TERMS = 10_000  # headers remembered; a bucket's answers mostly share one
+
+Found = Answer | NotReady | StoreUnavailable
 
 
 class _Flight:
     """One CertID on its way. ``outdated``: the journal has named its bucket since the read was sent."""
 
-    __slots__ = ("future", "hash_value", "outdated", "question")
+    __slots__ = ("outdated", "question", "settled", "waiters")
 
-    def __init__(self, question: Question, future: asyncio.Future[Answer | NotReady | StoreUnavailable]) -> None:
+    def __init__(self, question: Question) -> None:
         self.question = question
-        self.future = future
-        self.hash_value = question.serial_hash
+        self.waiters: list[Callable[[Found], None]] = []
         self.outdated = False
+        self.settled = False
+
+
+class _Ready(NamedTuple):
+    """A stored answer, put together."""
+
+    response_der: bytes
+    cert_status: CertStatus
+    terms: AnswerTerms
+    packed: bytes
 
 
 class StoredSource:
@@ -52,31 +66,30 @@ class StoredSource:
         self._table = table
         self._absent = absent
         self._templates: dict[str, ResponseTemplate] = {}
+        self._terms: dict[tuple[AnswerHeader, str], AnswerTerms] = {}  # by header and the store's id of the CA
         self._ca_infos: dict[str, tuple[float, CAInfo | None]] = {}  # when it was asked for, and what it said
         self._forgotten = 0  # times that these were dropped: what was asked for before holds no longer
         self._flights: dict[bytes, _Flight] = {}
         self._waiting: list[_Flight] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def fetch(self, question: Question) -> Answer | NotReady:
-        """Return the stored answer that is in date, or what the store says instead.
+    def fetch(self, question: Question, done: Callable[[Found], None]) -> None:
+        """Have ``done`` called with the stored answer that is in date, or with what the store says instead.
 
-        Raises StoreUnavailable where nothing can be said: Redis is gone or too slow, or the bucket is missing.
+        StoreUnavailable: nothing can be said. Redis is gone or too slow, or the bucket is missing. ``done`` may be
+        called at once, and must not raise.
         """
         flight = self._flights.get(question.cert_id_der)
         if flight is None:
             if len(self._flights) >= MAX_IN_FLIGHT:
-                raise StoreUnavailable(f"{MAX_IN_FLIGHT} reads are waiting already")
-            loop = asyncio.get_running_loop()
-            flight = self._flights[question.cert_id_der] = _Flight(question, loop.create_future())
+                done(StoreUnavailable(f"{MAX_IN_FLIGHT} reads are waiting already"))
+                return
+            flight = self._flights[question.cert_id_der] = _Flight(question)
             if not self._waiting:
                 # call_soon: after every read of this tick has brought its queries.
-                loop.call_soon(self._send)
+                asyncio.get_running_loop().call_soon(self._send)
             self._waiting.append(flight)
-        found = await flight.future
-        if isinstance(found, StoreUnavailable):
-            raise found
-        return found
+        flight.waiters.append(done)
 
     def _send(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -99,7 +112,7 @@ class StoredSource:
             error = StoreUnavailable(f"a read failed: {mistake}")
         finally:
             for flight in batch:
-                if not flight.future.done():
+                if not flight.settled:
                     self._settle(flight, error or StoreUnavailable("a read was given up"))
             MISSES_IN_FLIGHT.set(len(self._flights))
 
@@ -113,21 +126,23 @@ class StoredSource:
             )
             await self._load_templates(readings)
             answers = [
-                self._answer(flight, reading) if isinstance(reading, Reading) else None
-                for flight, reading in zip(open_flights, readings, strict=True)
+                self._ready(flight.question, reading) for flight, reading in zip(open_flights, readings, strict=True)
             ]
-            await self._load_ca_infos(
-                flight.question.issuer.id
-                for flight, answer in zip(open_flights, answers, strict=True)
-                if answer is None
-            )
+            if None in answers:
+                await self._load_ca_infos(
+                    flight.question.issuer.id
+                    for flight, answer in zip(open_flights, answers, strict=True)
+                    if answer is None
+                )
             # No await from here on: whatever the journal has named by now is marked, and nothing slips in between.
             again: list[_Flight] = []
             for flight, reading, answer in zip(open_flights, readings, answers, strict=True):
                 if flight.outdated:
                     again.append(flight)
+                elif answer is not None:
+                    self._settle(flight, self._remember(flight.question, answer))
                 else:
-                    self._settle(flight, self._found(flight, reading, answer))
+                    self._settle(flight, self._not_ready(flight.question, reading))
             if not again:
                 return
             open_flights = again
@@ -165,14 +180,8 @@ class StoredSource:
                 # Where the journal has named the CA meanwhile, the flight is outdated and asks again.
                 self._ca_infos[ca] = (now if forgotten == self._forgotten else float("-inf"), info)
 
-    def _found(
-        self, flight: _Flight, reading: Reading | StoreUnavailable, answer: Answer | None
-    ) -> Answer | NotReady | StoreUnavailable:
-        """Turn what Redis holds into what the endpoint is told, and remember it."""
-        question = flight.question
-        if answer is not None:
-            self._table.put(question.cert_id_der, answer, question.issuer.id, flight.hash_value)
-            return answer
+    def _not_ready(self, question: Question, reading: Reading | StoreUnavailable) -> NotReady | StoreUnavailable:
+        """Turn what Redis holds instead of an answer into what the endpoint is told; remember what is not there."""
         info = self._ca_infos.get(question.issuer.id, (0.0, None))[1]
         is_loaded = info is not None and info.as_of is not None
         if isinstance(reading, StoreUnavailable):
@@ -180,14 +189,20 @@ class StoredSource:
             return reading if is_loaded else NotReady(None, is_loaded=False, is_overridden=False)
         is_overridden = info is not None and info.override is not None
         if reading.status_text is None and is_loaded and not is_overridden:
-            self._absent.put(question.issuer.id, question.serial_octets, flight.hash_value)
+            self._absent.put(question.issuer.id, question.serial_octets, question.serial_hash)
         return NotReady(reading.status_text, is_loaded, is_overridden)
 
-    def _answer(self, flight: _Flight, reading: Reading) -> Answer | None:
+    def _ready(self, question: Question, reading: Reading | StoreUnavailable) -> _Ready | None:
         """Put a stored answer together; None: there is none that may be sent."""
-        question = flight.question
-        header, packed, status_text = reading.header, reading.packed, reading.status_text
-        if header is None or packed is None or status_text is None:
+        if isinstance(reading, StoreUnavailable):
+            return None
+        header, packed, status_text, cert_status = (
+            reading.header,
+            reading.packed,
+            reading.status_text,
+            reading.cert_status,
+        )
+        if header is None or packed is None or cert_status is None or status_text is None:
             return None
         template = self._templates.get(header.signer_id)
         now = self._clock.now()
@@ -195,7 +210,6 @@ class StoredSource:
         if template is None or now >= header.next_update:
             return None
         try:
-            cert_status = CertStatus(unpack_answer(packed).cert_status)
             if cert_status is CertStatus.GOOD and not _is_good(status_text, now):
                 # No script of ours leaves this behind; somebody's hand in Redis might.
                 log.error("good_answer_of_revoked", ca=question.issuer.name, serial_number=question.serial_octets)
@@ -204,53 +218,72 @@ class StoredSource:
         except ValueError as error:
             log.error("answer_malformed", ca=question.issuer.name, error=str(error))
             return None
-        response = fresh_response(
-            response_der,
-            OCSP_RESPONSE_TYPE,
-            header.this_update,
-            header.next_update,
-            fresh_until(question.issuer, flight.hash_value, header.this_update, header.next_update),
-        )
-        return Answer(question.cert_id_der, cert_status, header.next_update, response)
+        return _Ready(response_der, cert_status, self._terms_of(question.issuer, header, template), packed)
 
-    def _settle(self, flight: _Flight, result: Answer | NotReady | StoreUnavailable) -> None:
+    def _terms_of(self, issuer: Issuer, header: AnswerHeader, template: ResponseTemplate) -> AnswerTerms:
+        terms = self._terms.get((header, issuer.id))
+        if terms is None:
+            if len(self._terms) >= MAX_TERMS:
+                self._terms.clear()
+            terms = terms_of(issuer, header.this_update, header.next_update, template, header)
+            self._terms[header, issuer.id] = terms
+        return terms
+
+    def _remember(self, question: Question, ready: _Ready) -> Answer:
+        """Keep an answer that the journal has not overtaken, and return it."""
+        terms = ready.terms
+        response = CachedResponse(
+            ready.response_der,
+            OCSP_RESPONSE_TYPE,
+            terms.this_update,
+            terms.next_update,
+            terms.fresh_until(question.serial_hash),
+        )
+        self._table.put(
+            question.issuer.id,
+            question.hash_name,
+            question.serial_octets,
+            question.serial_hash,
+            terms,
+            ready.packed,
+            response.etag_digest,
+        )
+        return Answer(ready.cert_status, response)
+
+    def _settle(self, flight: _Flight, found: Found) -> None:
         self._flights.pop(flight.question.cert_id_der, None)
-        if not flight.future.done():
-            flight.future.set_result(result)
+        flight.settled = True
+        for done in flight.waiters:
+            done(found)
 
     # --- the journal ------------------------------------------------------------------------------------------------
 
-    def drop_bucket(self, ca: str, bucket: int) -> int:
+    def drop_bucket(self, ca: str, bucket: int) -> None:
         """Have replies thrown away and asked for again that could be of a bucket of that number."""
-        return self._outdate(
+        _outdate(
             flight
             for flight in self._flights.values()
-            if flight.question.issuer.id == ca and could_hold(bucket, flight.hash_value)
+            if flight.question.issuer.id == ca and could_hold(bucket, flight.question.serial_hash)
         )
 
-    def drop_partition(self, partition: int) -> int:
+    def drop_partition(self, partition: int) -> None:
         """Have replies thrown away and asked for again that are of a partition."""
         self._forget_ca_infos()
-        return self._outdate(
-            flight for flight in self._flights.values() if partition_of(flight.hash_value) == partition
-        )
+        _outdate(flight for flight in self._flights.values() if partition_of(flight.question.serial_hash) == partition)
 
-    def clear(self) -> int:
+    def clear(self) -> None:
         """Have all replies thrown away and asked for again."""
         self._forget_ca_infos()
-        return self._outdate(self._flights.values())
+        _outdate(self._flights.values())
 
     def _forget_ca_infos(self) -> None:
         self._ca_infos.clear()
         self._forgotten += 1
 
-    @staticmethod
-    def _outdate(found: Iterable[_Flight]) -> int:
-        count = 0
-        for flight in found:
-            flight.outdated = True
-            count += 1
-        return count
+
+def _outdate(found: Iterable[_Flight]) -> None:
+    for flight in found:
+        flight.outdated = True
 
 
 def _is_good(status_text: str, now: float) -> bool:

@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from fastpath.answer_table import AbsentTable, AnswerTable
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
 from responder.errors import ConfigError
@@ -28,8 +29,8 @@ from responder.ocsp.authority import Authority
 from responder.ocsp.endpoint import OCSPEndpoint
 from responder.ocsp.journal import Contact, JournalFollower
 from responder.ocsp.on_demand import OnDemandSource
+from responder.ocsp.ready import ReadyAnswers
 from responder.ocsp.stored import StoredSource
-from responder.ocsp.table import AbsentTable, AnswerTable
 from responder.process import announce_ready
 from responder.store.redis_store import EdgeStore
 
@@ -48,6 +49,7 @@ class Edge:
     follower: JournalFollower
     on_demand: OnDemandSource
     endpoint: OCSPEndpoint
+    ready: ReadyAnswers
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -65,15 +67,17 @@ class Edge:
 def build_edge(config: Config, issuers: Issuers, store: EdgeStore, clock: Clock) -> Edge:
     """Put the query path together."""
     contact = Contact(clock)
-    table = AnswerTable(config.http.table_bytes)
-    absent = AbsentTable(config.http.table_bytes // ABSENT_SHARE)
+    cas = [issuer.id for issuer in issuers]
+    table = AnswerTable(config.http.table_bytes, cas)
+    absent = AbsentTable(config.http.table_bytes // ABSENT_SHARE, cas)
     stored = StoredSource(store, clock, table, absent)
     # Its stream of replies is this process's alone.
     worker_id = f"{os.getpid()}-{secrets.token_hex(8)}"
     on_demand = OnDemandSource(store, clock, worker_id, table, absent)
     follower = JournalFollower(store, clock, contact, of_answers=(table, absent, stored), of_statuses=(on_demand,))
     endpoint = OCSPEndpoint(config.http, clock, contact, Authority(issuers), table, absent, stored, on_demand)
-    return Edge(store, contact, follower, on_demand, endpoint)
+    ready = ReadyAnswers(config.http, clock, contact, issuers, table)
+    return Edge(store, contact, follower, on_demand, endpoint, ready)
 
 
 def worker(
@@ -100,6 +104,6 @@ async def serve(config: Config, issuers: Issuers, descriptors: list[int]) -> Non
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(edge.contact.first(), FIRST_CONTACT_S)
         sockets = [adopt_socket(fd) for fd in descriptors]
-        await serve_sockets(sockets, edge.endpoint, config.http, clock, on_ready=announce_ready)
+        await serve_sockets(sockets, edge.endpoint, config.http, clock, express=edge.ready, on_ready=announce_ready)
         await edge.endpoint.drain()
     log.info("worker_stopped")

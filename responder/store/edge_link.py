@@ -2,7 +2,9 @@
 
 No client's task ever touches the socket, so that a client that goes away, cancelled in the middle of a read, cannot leave
 a reply behind for another (SEC-12; CVE-2023-28858 was that in redis-py). A reply that nobody waits for any more is read
-and dropped. After a timeout or an error the connection is thrown away, never used again. Called by edge_store.py alone.
+and dropped. A packed answer does not say whose it is, so each pipeline ends with a PING that carries its number: where
+the echo is another, replies and requests are out of step, and the connection goes before anything of it is used. After a
+timeout or an error the connection is thrown away, never used again. Called by edge_store.py alone.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ RETRY_S = 0.1  # after a failed try to connect, others fail at once for that lon
 
 
 class _Request:
-    __slots__ = ("deadline", "future", "missing", "replies")
+    __slots__ = ("deadline", "future", "missing", "number", "replies")
 
-    def __init__(self, future: asyncio.Future[list[Any]], count: int, deadline: float) -> None:
+    def __init__(self, future: asyncio.Future[list[Any]], number: bytes, count: int, deadline: float) -> None:
         self.future = future
-        self.missing = count
+        self.number = number  # what the last reply must be
+        self.missing = count + 1
         self.replies: list[Any] = []
         self.deadline = deadline
 
@@ -44,6 +47,7 @@ class _Protocol(asyncio.Protocol):
         self._requests: deque[_Request] = deque()
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._sent = 0  # pipelines; numbers them
         self.lost: StoreUnavailable | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -57,8 +61,12 @@ class _Protocol(asyncio.Protocol):
         if self.lost is not None or self._transport is None:
             future.set_exception(self.lost or StoreUnavailable(f"Redis at {self._label}: not connected"))
             return future
-        self._requests.append(_Request(future, len(commands), self._loop.time() + timeout_s))
-        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
+        self._sent += 1
+        number = b"%d" % self._sent
+        self._requests.append(_Request(future, number, len(commands), self._loop.time() + timeout_s))
+        packed = [hiredis.pack_command(command) for command in commands]
+        packed.append(b"*2\r\n$4\r\nPING\r\n$%d\r\n%b\r\n" % (len(number), number))
+        self._transport.write(b"".join(packed))
         return future
 
     def data_received(self, data: bytes) -> None:
@@ -69,6 +77,10 @@ class _Protocol(asyncio.Protocol):
                 request.replies.append(reply)
                 request.missing -= 1
                 if not request.missing:
+                    if request.replies.pop() != request.number:
+                        errors = [one for one in request.replies if isinstance(one, hiredis.ReplyError)]
+                        self.drop(str(errors[0]) if errors else "replies and requests are out of step")
+                        return
                     self._requests.popleft()
                     if not request.future.done():
                         request.future.set_result(request.replies)

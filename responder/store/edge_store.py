@@ -16,6 +16,7 @@ import hiredis
 from fastpath.ocsp_response import AnswerHeader, unpack_answer
 from responder.config import Config
 from responder.errors import StoreUnavailable
+from responder.model import CertStatus
 from responder.store import layout, values
 from responder.store.edge_link import Command, EdgeLink
 from responder.store.layout import bucket_number, serial_hash
@@ -29,19 +30,21 @@ MAX_TRIES = 2 * layout.MAX_BITS  # steps up and down through a CA's bits while i
 MAX_HEADERS = 10_000  # parsed headers remembered; those of a bucket are asked for with each of its answers
 
 PARTITIONS = range(layout.PARTITIONS)
+CERT_STATUSES = tuple(CertStatus)  # by number, as they are packed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reading:
-    """What Redis holds for one CertID.
+    """What Redis holds for one CertID; not frozen, for speed, but nobody changes it.
 
-    ``status_text`` None: its bucket is there, and it is not in it. ``packed`` and ``header`` are None where no answer
-    is ready. The status was read before the answer, which hence is never older than it.
+    ``status_text`` None: its bucket is there, and it is not in it. ``packed``, ``header`` and ``cert_status`` are None
+    where no answer is ready. The status was read before the answer, which hence is never older than it.
     """
 
     status_text: str | None
     header: AnswerHeader | None = None
     packed: bytes | None = None
+    cert_status: CertStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +154,15 @@ class EdgeStore:
         if packed is None or status_text is None:
             return Reading(status_text)
         try:
-            slot = unpack_answer(packed).slot
+            answer = unpack_answer(packed)
+            slot = answer.slot
             if slot != one.slot:
                 # Header and answer must come from one command: the hash may be written anew in between.
                 one.slot = slot
                 return None if one.tries <= MAX_TRIES else Reading(status_text)
-            return Reading(status_text) if header is None else Reading(status_text, self._header(header), packed)
+            if header is None:
+                return Reading(status_text)
+            return Reading(status_text, self._header(header), packed, CERT_STATUSES[answer.cert_status])
         except ValueError as error:
             return StoreUnavailable(f"Redis holds a malformed answer of {one.ca}: {error}")
 

@@ -52,6 +52,15 @@ def bucket_number(hash_value: int, bits: int) -> int:
     return hash_value & ((1 << bits) - 1)
 
 
+def could_hold(bucket: int, hash_value: int) -> bool:
+    """Say whether a bucket of that number, at whatever bits, could hold a serial hash.
+
+    A journal entry names a bucket's number and not its bits, and the bucket may have been split or made anew since.
+    """
+    bits = max(MIN_BITS, bucket.bit_length())
+    return hash_value & ((1 << bits) - 1) == bucket
+
+
 def partition_of(bucket: int) -> int:
     """Return the partition (0 to 15) of a bucket, or of a serial hash."""
     return bucket & (PARTITIONS - 1)

@@ -276,6 +276,45 @@ def test_clients_that_go_away_leave_nothing_behind(each_redis: RedisServer) -> N
     run(each_redis, work)
 
 
+class Losing:
+    """A reader of replies that loses the first."""
+
+    def __init__(self, reader: Any) -> None:
+        self.feed = reader.feed
+        self._gets = reader.gets
+        self._lost = False
+
+    def gets(self) -> Any:
+        reply = self._gets()
+        if self._lost or reply is False:
+            return reply
+        self._lost = True
+        return self._gets()
+
+
+@pytest.mark.parametrize("stray", [b"$-1\r\n", b"*2\r\n$1\r\n5\r\n$4\r\ngood\r\n", b""], ids=["more", "alike", "fewer"])
+def test_replies_out_of_step_go_to_nobody(each_redis: RedisServer, stray: bytes) -> None:
+    """SEC-12: a packed answer does not say whose it is; one reply too many or too few ends the connection instead."""
+    _, mine = filled(each_redis, 2)
+
+    async def work(edge: EdgeStore) -> None:
+        wanted = [(CA, "sha1", octets) for octets in mine]
+        before = await edge.read_answers(wanted)
+        protocol: Any = edge._link._protocol
+        if stray:
+            protocol._reader.feed(stray)  # as if somebody else's reply had been left behind
+        else:
+            protocol._reader = Losing(protocol._reader)
+        asked = [asyncio.ensure_future(edge.read_answers(wanted)) for _ in range(2)]
+        for one in asked:
+            with pytest.raises(StoreUnavailable, match="out of step"):
+                await one
+        assert await edge.read_answers(wanted) == before, "and the next connection is in step again"
+        assert edge.connections == 2
+
+    run(each_redis, work)
+
+
 def test_a_client_that_goes_away_while_connecting_harms_no_other(each_redis: RedisServer) -> None:
     open_ca(each_redis)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from responder.http.caching import etag_matches, fresh_response, parse_http_date
+from responder.http.caching import CachedResponse, etag_matches, parse_http_date
 from responder.http.message import Request, Response, http_date, non_authoritative_response
 from tests.http_wire import NOW, FixedHandler, Reply, Wire, get, post
 
@@ -22,7 +22,7 @@ IMF_FIXDATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (Jan|Feb|Mar|Apr|
 
 
 def ask(*fields: bytes, method: bytes = b"GET", after: int = 0) -> Reply:
-    wire = Wire(FixedHandler(fresh_response(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, FRESH_UNTIL)))
+    wire = Wire(FixedHandler(CachedResponse(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, FRESH_UNTIL)))
     wire.clock.advance(after)
     return wire.send(get(b"/x", *fields, method=method)).reply
 
@@ -85,13 +85,13 @@ def test_max_age_counts_down_to_the_refresh(after: int, max_age: int) -> None:
 @pytest.mark.clause("RFC 9919", "7.2", "MUST")
 def test_max_age_ends_before_next_update() -> None:
     """HTC-05: even a refresh planned too late leaves max-age before nextUpdate."""
-    response = fresh_response(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, NEXT_UPDATE + 100)
+    response = CachedResponse(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, NEXT_UPDATE + 100)
     assert b"max-age=%d," % (NEXT_UPDATE - NOW - 1) in response.head(NOW)
 
 
 def test_a_response_is_rendered_anew_each_second() -> None:
     """What is kept for a second is not kept for two."""
-    response = fresh_response(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, FRESH_UNTIL)
+    response = CachedResponse(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, FRESH_UNTIL)
     assert response.wire(NOW) is response.wire(NOW)
     assert response.wire(NOW) != response.wire(NOW + 1)
 
@@ -203,7 +203,7 @@ def test_any_octets_may_stand_in_a_condition(octets: bytes) -> None:
 @pytest.mark.clause("RFC 9111", "4", "MUST NOT")
 def test_post_is_not_to_be_cached_and_says_the_same() -> None:
     """HTC-08, ERR-07: same content; nothing by which a cache might keep it; yet no no-store on a true answer."""
-    wire = Wire(FixedHandler(fresh_response(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, FRESH_UNTIL)))
+    wire = Wire(FixedHandler(CachedResponse(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, FRESH_UNTIL)))
     reply = wire.send(post(b"abc", b"If-None-Match: *")).reply
     assert reply.status == 200
     assert reply.body == ask().body
@@ -255,7 +255,7 @@ def test_a_line_break_in_a_field_is_refused() -> None:
 
 def test_for_request_is_pure() -> None:
     """The same response serves GET and POST by turns."""
-    response = fresh_response(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, FRESH_UNTIL)
+    response = CachedResponse(BODY, RESPONSE_TYPE, THIS_UPDATE, NEXT_UPDATE, FRESH_UNTIL)
     before = response.wire(NOW)
     response.for_request(Request(b"POST", b"/"), NOW).wire(NOW)
     assert response.for_request(Request(b"GET", b"/"), NOW).wire(NOW) == before

@@ -23,7 +23,7 @@ import uvloop
 
 from responder.clock import SystemClock
 from responder.config import HTTPConfig
-from responder.http.caching import fresh_response
+from responder.http.caching import CachedResponse
 from responder.http.message import Response, http_date
 from responder.http.server import HTTPServer, open_socket, raise_file_limit
 from tests.components import need
@@ -422,7 +422,7 @@ def test_curl_chunked_http2_upgrade_and_http_1_0() -> None:
 
 def test_curl_revalidates() -> None:
     """HTC-06: ETag and date of a first answer make the second a 304, for curl too."""
-    response = fresh_response(b"body", b"application/ocsp-response", NOW - 100, NOW + 10**9, NOW + 10**8)
+    response = CachedResponse(b"body", b"application/ocsp-response", NOW - 100, NOW + 10**9, NOW + 10**8)
     status = ("-o", os.devnull, "-w", "%{http_code} %{size_download} %{num_connects}\n")
     with serving(FixedHandler(response)) as server:
         fields = curl("-I", server.url)

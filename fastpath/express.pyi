@@ -1,0 +1,37 @@
+from collections.abc import Callable, Sequence
+from typing import Self, final
+
+from fastpath.answer_table import AnswerTable
+
+@final
+class ExpressLane:
+    """Ready answers as whole HTTP messages; see the module for what is taken and what is left."""
+
+    def __new__(
+        cls,
+        table: AnswerTable,
+        issuers: Sequence[tuple[Sequence[tuple[str, bytes, bytes]], float]],
+        heads: tuple[bytes, bytes, bytes, bytes, bytes, bytes],
+        now: Callable[[], float],
+        age: Callable[[], float],
+        date_line: Callable[[int], bytes],
+        *,
+        max_target_bytes: int,
+        max_header_bytes: int,
+        max_body_bytes: int,
+    ) -> Self:
+        """Answer out of ``table``.
+
+        ``issuers``: in the table's order, each with (hash name, issuerNameHash, issuerKeyHash) and its max_blind in
+        seconds. ``heads``: responder.http.caching.HeadParts. ``now`` gives POSIX seconds, ``age`` seconds since the
+        journal was seen to its end, ``date_line`` the Date field's line of a second.
+        """
+
+    def ready(self, is_post: bool, target: bytes, body: bytes) -> bytes | None:
+        """Return the message that answers a framed GET (by ``target``) or POST (by ``body``), or None: not mine."""
+
+    def read(self, data: bytes) -> bytes | None:
+        """Return the messages that answer a whole read, or None: not mine."""
+
+    def take_counts(self) -> tuple[int, int, int, int]:
+        """Return how many messages were made since the last call, and how many of them said good, revoked, unknown."""

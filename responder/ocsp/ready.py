@@ -1,0 +1,61 @@
+"""The answers that are ready, straight from the table: what the HTTP side may ask before it makes a Request.
+
+Ties fastpath.express to this worker's CAs, clock and journal, and to the metrics. Whatever it returns is what the
+endpoint would have answered, octet for octet; what it leaves, the endpoint decides. Called by the HTTP side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastpath.answer_table import AnswerTable
+from fastpath.express import ExpressLane
+from responder.clock import Clock
+from responder.config import HTTPConfig
+from responder.http.caching import head_parts
+from responder.http.message import date_line
+from responder.issuers import HASH_NAMES, Issuers
+from responder.metrics import ANSWERS, QUERIES, TABLE_BYTES, TABLE_ENTRIES
+from responder.model import CertStatus
+from responder.ocsp.answer import OCSP_RESPONSE_TYPE
+from responder.ocsp.journal import Contact
+
+_QUERY_COUNTERS = [QUERIES.labels(status.name.lower()) for status in CertStatus]
+_TABLE_ANSWERS = ANSWERS.labels("table")
+
+
+class ReadyAnswers:
+    """The ``Express`` of one worker. ``ready`` and ``read`` are fastpath.express's own."""
+
+    def __init__(self, http: HTTPConfig, clock: Clock, contact: Contact, issuers: Issuers, table: AnswerTable) -> None:
+        """``table`` numbers its CAs in the order of ``issuers``."""
+        self._table = table
+        self._lane = ExpressLane(
+            table,
+            [
+                (
+                    [(name, issuer.name_hashes[name], issuer.key_hashes[name]) for name in HASH_NAMES],
+                    issuer.config.ocsp.max_blind,
+                )
+                for issuer in issuers
+            ],
+            head_parts(OCSP_RESPONSE_TYPE),
+            clock.now,
+            contact.age,
+            date_line,
+            max_target_bytes=http.max_target_bytes,
+            max_header_bytes=http.max_header_bytes,
+            max_body_bytes=http.max_body_bytes,
+        )
+        self.ready: Callable[[bool, bytes, bytes], bytes | None] = self._lane.ready
+        self.read: Callable[[bytes], bytes | None] | None = self._lane.read if http.express else None
+
+    def take_messages(self) -> int:
+        """Move the counts since the last call into the metrics; returns how many messages were made."""
+        messages, *by_status = self._lane.take_counts()
+        for counter, count in zip(_QUERY_COUNTERS, by_status, strict=True):
+            counter.inc(count)
+        _TABLE_ANSWERS.inc(messages)
+        TABLE_ENTRIES.set(len(self._table))
+        TABLE_BYTES.set(self._table.used_bytes)
+        return messages
