@@ -4,6 +4,22 @@ from typing import Self, final
 from fastpath.answer_table import AnswerTable
 
 @final
+class Missing:
+    """A plain request that lacks nothing but its answer; only ``ExpressLane.read`` makes one."""
+
+    @property
+    def issuer(self) -> int:
+        """Its CA's place in the list that the lane was given."""
+
+    @property
+    def hash_name(self) -> str: ...
+    @property
+    def serial_octets(self) -> bytes: ...
+    @property
+    def cert_id_der(self) -> bytes:
+        """The CertID in encode_cert_id's form."""
+
+@final
 class ExpressLane:
     """Ready answers as whole HTTP messages; see the module for what is taken and what is left."""
 
@@ -30,8 +46,11 @@ class ExpressLane:
     def ready(self, is_post: bool, target: bytes, body: bytes) -> bytes | None:
         """Return the message that answers a framed GET (by ``target``) or POST (by ``body``), or None: not mine."""
 
-    def read(self, data: bytes) -> bytes | None:
-        """Return the messages that answer a whole read, or None: not mine."""
+    def read(self, data: bytes) -> bytes | Missing | None:
+        """Return the messages that answer a whole read, or None: not mine. Missing: fetch it, then ask ``message``."""
+
+    def message(self, missing: Missing) -> bytes | None:
+        """Return the message that answers it now, uncounted; None: it is still missing, or no longer mine."""
 
     def take_counts(self) -> tuple[int, int, int, int]:
         """Return how many messages were made since the last call, and how many of them said good, revoked, unknown."""

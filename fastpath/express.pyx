@@ -3,7 +3,9 @@
 Two doors into the same rooms. ``ready`` takes a request that HTTP has framed already: it finds the answer in the table
 and puts the whole message together. ``read`` is the express lane: it frames the request too. Both return None for
 whatever is not plainly theirs, having changed nothing; the caller goes the ordinary way then, which decides everything
-by itself and stays the reference. A test compares the octets of all three.
+by itself and stays the reference. A test compares the octets of all three. A single request that lacks nothing but its
+answer makes ``read`` return a Missing: the caller fetches the answer into the table and asks ``message`` again, so that
+a miss costs no second reading of HTTP and DER.
 
 What ``read`` takes: 1 to 16 whole requests and no octet more, each of them
 
@@ -86,6 +88,7 @@ cdef void fill_classes():
 fill_classes()
 
 cdef const char* HEX = b"0123456789abcdef"
+cdef tuple HASH_NAMES = ("sha1", "sha256", "sha384", "sha512")  # by HashKind
 
 
 cdef struct IssuerKey:
@@ -108,6 +111,12 @@ cdef struct Found:
     Py_ssize_t size  # of the whole message
     long long max_age
     bint is_post
+
+
+cdef enum Finding:
+    FOUND
+    MISSING  # ours, but the table has no answer that is in date
+    NOT_MINE
 
 
 cdef struct Framed:
@@ -281,6 +290,18 @@ cdef struct Limits:
 
 
 @cython.final
+@cython.freelist(64)
+@cython.auto_pickle(False)
+cdef class Missing:
+    cdef readonly int issuer
+    cdef readonly str hash_name
+    cdef readonly bytes serial_octets
+    cdef readonly bytes cert_id_der
+    cdef const IssuerKey* key  # lives as long as the lane
+    cdef bint is_post
+
+
+@cython.final
 @cython.auto_pickle(False)
 cdef class ExpressLane:
     # Given:
@@ -400,34 +421,38 @@ cdef class ExpressLane:
             self._blind[issuer] = age + BLIND_MARGIN_S > max_blind
         return 0
 
-    cdef bint _find(self, const unsigned char* der, Py_ssize_t size, Found* found) noexcept:
-        """Find the answer to a request in the table and measure the message; False: not mine."""
+    cdef Finding _find(self, const unsigned char* der, Py_ssize_t size, Found* found, DerReader* serial) noexcept:
+        """Find the answer to a request in the table and measure the message; gives the serial too, unless NOT_MINE."""
         cdef RequestScan scan
-        cdef const RecordHead* record
-        cdef AnswerTerms terms
-        cdef Py_ssize_t cert_id_size
         if scan_ocsp_request(der, size, 1, &scan) != DER_OK:
-            return False
+            return NOT_MINE
         if scan.unsupported_at != NULL or scan.nonce_octets.at != NULL or not scan.accepts_basic:
-            return False
+            return NOT_MINE
         if scan.cert_ids[0].hash_kind == HASH_OTHER:
-            return False
+            return NOT_MINE
         found.key = self._find_issuer(
             scan.cert_ids[0].hash_kind, &scan.cert_ids[0].issuer_name_hash, &scan.cert_ids[0].issuer_key_hash
         )
         if found.key == NULL:
-            return False
-        record = self._table.find(
-            found.key.issuer, found.key.hash_kind, scan.cert_ids[0].serial_octets.at, scan.cert_ids[0].serial_octets.remaining
-        )
+            return NOT_MINE
+        serial[0] = scan.cert_ids[0].serial_octets
+        return self._look_up(found, serial.at, serial.remaining)
+
+    cdef Finding _look_up(self, Found* found, const unsigned char* serial, Py_ssize_t serial_size) noexcept:
+        cdef const RecordHead* record = self._table.find(found.key.issuer, found.key.hash_kind, serial, serial_size)
+        cdef AnswerTerms terms
+        cdef Py_ssize_t cert_id_size
         if record == NULL:
-            return False
+            return MISSING
         terms = <AnswerTerms>record.terms
-        # SEC-13: never past nextUpdate. Before thisUpdate, on a clock that was stepped back, Last-Modified is not its own.
-        if self._second >= terms.next_update or self._second < terms.this_update:
-            return False
+        # SEC-13: never past nextUpdate.
+        if self._second >= terms.next_update:
+            return MISSING
+        # Before thisUpdate, on a clock that was stepped back, Last-Modified is not its own.
+        if self._second < terms.this_update:
+            return NOT_MINE
         if status_of(record) == GOOD and self._blind[found.key.issuer]:
-            return False
+            return NOT_MINE
         found.record = record
         if record.flags & FLAG_WHOLE:
             found.body_size = record.body_size
@@ -437,7 +462,7 @@ cdef class ExpressLane:
                 &found.plan, terms.template, terms.header, der_size(cert_id_size), body_of(record), record.body_size
             )
             if found.body_size < 0:
-                return False
+                return NOT_MINE
         found.size = PyBytes_GET_SIZE(self._date) + PyBytes_GET_SIZE(terms.last_modified_line) + found.body_size
         found.size += digits_of(found.body_size)
         if found.is_post:
@@ -445,7 +470,7 @@ cdef class ExpressLane:
         else:
             found.max_age = max(0, terms.fresh_until_of(record.bucket_hash) - self._second)
             found.size += self._fixed_get + PyBytes_GET_SIZE(terms.expires_line) + digits_of(found.max_age)
-        return True
+        return FOUND
 
     cdef unsigned char* _write(self, unsigned char* at, const Found* found) noexcept:
         """Write one message: the head of responder/http/caching.py, field by field, and the answer."""
@@ -477,22 +502,41 @@ cdef class ExpressLane:
     cdef unsigned char* _write_body(self, unsigned char* at, const Found* found, AnswerTerms terms) noexcept:
         cdef const RecordHead* record = found.record
         cdef unsigned char[MAX_CERT_ID] cert_id
-        cdef unsigned char* end
+        cdef Py_ssize_t size
         if record.flags & FLAG_WHOLE:
             return der_put_octets(at, body_of(record), record.body_size)
-        # The CertID is the question's own: the record was found by it, octet for octet.
-        end = der_put_header(cert_id, TAG_SEQUENCE, found.key.prefix_size + 2 + record.serial_size)
-        end = der_put_octets(end, found.key.prefix, found.key.prefix_size)
-        end = der_put_header(end, TAG_INTEGER, record.serial_size)
-        end = der_put_octets(end, serial_of(record), record.serial_size)
-        return write_answer(at, &found.plan, terms.template, terms.header, cert_id, end - cert_id)
+        # SEC-12: the CertID is the question's own; the record was found by it, octet for octet.
+        size = self._write_cert_id(cert_id, found.key, serial_of(record), record.serial_size)
+        return write_answer(at, &found.plan, terms.template, terms.header, cert_id, size)
+
+    cdef Py_ssize_t _write_cert_id(
+        self, unsigned char* cert_id, const IssuerKey* key, const unsigned char* serial, Py_ssize_t serial_size
+    ) noexcept nogil:
+        """Write a CertID in encode_cert_id's form into MAX_CERT_ID octets; returns its size."""
+        cdef unsigned char* at = der_put_header(cert_id, TAG_SEQUENCE, key.prefix_size + 2 + serial_size)
+        at = der_put_octets(at, key.prefix, key.prefix_size)
+        at = der_put_header(at, TAG_INTEGER, serial_size)
+        return der_put_octets(at, serial, serial_size) - cert_id
 
     cdef void _count(self, const Found* found) noexcept:
         self._messages += 1
         self._answered[status_of(found.record)] += 1
 
+    cdef Missing _missing(self, const Found* found, const DerReader* serial):
+        cdef Missing missing = Missing.__new__(Missing)
+        cdef unsigned char[MAX_CERT_ID] cert_id
+        cdef Py_ssize_t size = self._write_cert_id(cert_id, found.key, serial.at, serial.remaining)
+        missing.issuer = found.key.issuer
+        missing.hash_name = HASH_NAMES[found.key.hash_kind]
+        missing.serial_octets = PyBytes_FromStringAndSize(<const char*>serial.at, serial.remaining)
+        missing.cert_id_der = PyBytes_FromStringAndSize(<const char*>cert_id, size)
+        missing.key = found.key
+        missing.is_post = found.is_post
+        return missing
+
     def ready(self, bint is_post, bytes target not None, bytes body not None):
         cdef Found found
+        cdef DerReader serial
         cdef Py_ssize_t size, offset
         cdef bytes message
         cdef const unsigned char* der = <const unsigned char*>PyBytes_AS_STRING(body)
@@ -506,22 +550,40 @@ cdef class ExpressLane:
                 return None
             der = self._decoded
         found.is_post = is_post
-        if not self._find(der, size, &found):
+        if self._find(der, size, &found, &serial) != FOUND:
             return None
         message = PyBytes_FromStringAndSize(NULL, found.size)
         self._write(<unsigned char*>PyBytes_AS_STRING(message), &found)
         self._count(&found)
         return message
 
+    def message(self, Missing missing not None):
+        cdef Found found
+        cdef bytes message
+        self._look_at_clock()
+        found.key = missing.key
+        found.is_post = missing.is_post
+        if FOUND != self._look_up(
+            &found,
+            <const unsigned char*>PyBytes_AS_STRING(missing.serial_octets),
+            PyBytes_GET_SIZE(missing.serial_octets),
+        ):
+            return None
+        message = PyBytes_FromStringAndSize(NULL, found.size)
+        self._write(<unsigned char*>PyBytes_AS_STRING(message), &found)
+        return message
+
     def read(self, bytes data not None):
         cdef Found[MAX_REQUESTS] found
         cdef Framed framed
+        cdef DerReader serial
         cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(data)
         cdef const unsigned char* end = at + PyBytes_GET_SIZE(data)
         cdef const unsigned char* der
         cdef unsigned char* out
         cdef Py_ssize_t size, offset
         cdef Py_ssize_t total = 0
+        cdef Finding finding
         cdef int count = 0
         cdef int index
         cdef bytes messages
@@ -538,8 +600,9 @@ cdef class ExpressLane:
                     return None
                 der = self._decoded
             found[count].is_post = framed.is_post
-            if not self._find(der, size, &found[count]):
-                return None
+            finding = self._find(der, size, &found[count], &serial)
+            if finding != FOUND:
+                return self._missing(&found[0], &serial) if finding == MISSING and count == 0 and at == end else None
             total += found[count].size
             count += 1
             if total > MAX_MESSAGES:

@@ -6,7 +6,30 @@ own files there, and the admin role adds them up for /metrics. docs/metrics.md n
 
 from __future__ import annotations
 
+from collections import Counter as Multiset
+
 from prometheus_client import Counter, Gauge, Histogram
+
+
+class Tally:
+    """Counts on the hot path, moved into their metrics once a second.
+
+    With several processes a Counter writes to a mapped file, under a lock, at every count.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Multiset[Counter] = Multiset()
+
+    def add(self, counter: Counter, count: int = 1) -> None:
+        """Count up."""
+        self._counts[counter] += count
+
+    def flush(self) -> None:
+        """Move the counts into their metrics."""
+        for counter, count in self._counts.items():
+            counter.inc(count)
+        self._counts.clear()
+
 
 # --- queries (HTTP workers) ---
 QUERIES = Counter("revocast_queries_total", "OCSP queries by outcome.", ["outcome"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from time import gmtime
-from typing import Protocol
+from typing import Any, Protocol
 
 # Status lines are made once: they are the same for every response.
 STATUS_LINES: dict[int, bytes] = {
@@ -140,6 +140,24 @@ class Response:
         return self
 
 
+class PreparedResponse(Response):
+    """A 200 whose message was put together elsewhere, for one persistent HTTP/1.1 connection without preconditions."""
+
+    __slots__ = ()
+
+    def __init__(self, wire: bytes) -> None:
+        self.status = 200
+        self._wire = wire
+
+    def head(self, second: int) -> bytes:
+        """Return the head that was made; ``second`` has passed since at most while earlier answers went out."""
+        return self._wire[: self._wire.index(b"\r\n\r\n") + 2]
+
+    def wire(self, second: int) -> bytes:
+        """Return the message that was made."""
+        return self._wire
+
+
 def non_authoritative_response(body: bytes, content_type: bytes, status: int = 200) -> Response:
     """Build a response that nobody may keep, such as an OCSP error.
 
@@ -174,9 +192,9 @@ class Handler(Protocol):
 
 
 class Express(Protocol):
-    """The short way to answers that are ready: whole messages, made without a Request or a Response.
+    """The short way to answers that are ready: whole messages, made without a Request.
 
-    What it returns is what the Handler's answer would have been, octet for octet, on a persistent HTTP/1.1 connection
+    What it gives is what the Handler's answer would have been, octet for octet, on a persistent HTTP/1.1 connection
     without preconditions. None: not mine, nothing happened; the ordinary way decides. ``read`` itself is None where the
     configuration turns it off. One event loop's thread only.
     """
@@ -184,9 +202,14 @@ class Express(Protocol):
     ready: Callable[[bool, bytes, bytes], bytes | None]
     """The message for a GET (False, target, b"") or POST (True, target, body) that was framed already."""
 
-    read: Callable[[bytes], bytes | None] | None
-    """The messages for a whole read from a connection that was between requests."""
+    read: Callable[[bytes], Any] | None
+    """The messages for a whole read from a connection that was between requests; what is neither bytes nor None stands
+    for one whole request, to be given to ``fetch``."""
+
+    def fetch(self, missing: Any, reply: Callable[[Response], None]) -> None:
+        """Answer a request that ``read`` could not; as ``Handler.handle``."""
+        ...
 
     def take_messages(self) -> int:
-        """Return how many messages were made since it was last called."""
+        """Return how many messages ``ready`` and ``read`` made since it was last called."""
         ...

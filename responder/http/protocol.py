@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import cast
+from typing import Any, cast
 
 from responder.errors import InvariantBroken
 from responder.http.deadlines import NEVER
@@ -48,7 +48,7 @@ class Exchange:
 
     def __init__(self, protocol: HTTPProtocol, request: Request | None, keep_alive: bool, http_1_0: bool) -> None:
         self.protocol: HTTPProtocol | None = protocol  # None once the connection has gone
-        self.request = request  # None for a request that was refused unread
+        self.request = request  # None: refused unread, or read by the express lane, which takes plain ones only
         self.keep_alive = keep_alive
         self.http_1_0 = http_1_0
         self.response: Response | None = None
@@ -145,13 +145,9 @@ class HTTPProtocol(asyncio.Protocol):
         """Take what arrived and answer every request that is now whole."""
         state = self._state
         if state.read is not None and self._is_between_requests():
-            octets = state.read(data)
-            if octets is not None:
-                self._empty_lines = 0
-                self._served += 1
-                # Later than the one that stands, so the wheel will see it.
-                self.deadline = state.idle_deadline
-                self._transport.write(octets)  # type: ignore[union-attr]  # there while data arrives
+            answer = state.read(data)
+            if answer is not None:
+                self._answer_express(answer)
                 return
         if self._stopped:
             self._discard(len(data))
@@ -240,6 +236,19 @@ class HTTPProtocol(asyncio.Protocol):
             self._hang_up()
 
     # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _answer_express(self, answer: Any) -> None:
+        """Write what the express lane answered to a whole read, or have it fetched."""
+        state = self._state
+        self._empty_lines = 0
+        self.deadline = state.idle_deadline  # later than the one that stands, so the wheel will see it
+        if type(answer) is bytes:
+            self._served += 1
+            self._transport.write(answer)  # type: ignore[union-attr]  # it is there while data arrives
+        else:
+            exchange = Exchange(self, None, keep_alive=True, http_1_0=False)
+            self._queue.append(exchange)
+            state.fetch(answer, exchange)  # type: ignore[misc]  # it is there where read is
 
     def _is_between_requests(self) -> bool:
         """Tell whether nothing is owed to either side: no part of a request, no answer, no end."""

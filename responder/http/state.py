@@ -46,6 +46,7 @@ class ServerState:
         # What connections call; None while draining, when every answer says `Connection: close`.
         self.ready = express.ready if express else None
         self.read = express.read if express else None
+        self.fetch = express.fetch if express else None
         self.idle_deadline = self.wheel.deadline_after(config.idle_timeout)  # of what is answered within this tick
         self.empty = asyncio.Event()  # set when the last connection ends while draining
         self.connections: set[HTTPProtocol] = set()

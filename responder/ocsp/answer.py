@@ -11,7 +11,7 @@ from enum import Enum, unique
 
 from fastpath.answer_table import AnswerTerms
 from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, encode_cert_id
-from responder.http.caching import expires_line, last_modified_line
+from responder.http.caching import CachedResponse, expires_line, last_modified_line
 from responder.http.message import Response
 from responder.issuers import Issuer
 from responder.model import CertStatus
@@ -65,10 +65,27 @@ class Question:
 
 @dataclass(slots=True)
 class Answer:
-    """A successful OCSPResponse without nonce, for one CertID; it may be sent to whoever asks for that."""
+    """A successful OCSPResponse without nonce, for one CertID; it may be sent to whoever asks for that.
+
+    ``etag_digest`` is its SHA-256; caches may use it until ``fresh_until``.
+    """
 
     cert_status: CertStatus
-    response: Response
+    response_der: bytes
+    etag_digest: bytes
+    terms: AnswerTerms
+    fresh_until: int
+
+    def response(self) -> CachedResponse:
+        """Make the HTTP response."""
+        return CachedResponse(
+            self.response_der,
+            OCSP_RESPONSE_TYPE,
+            self.terms.this_update,
+            self.terms.next_update,
+            self.fresh_until,
+            self.etag_digest,
+        )
 
 
 @dataclass(frozen=True, slots=True)

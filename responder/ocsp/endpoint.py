@@ -23,10 +23,9 @@ from fastpath.ocsp_response import error_response
 from responder.clock import Clock
 from responder.config import HTTPConfig
 from responder.errors import InvariantBroken, StoreUnavailable
-from responder.http.caching import CachedResponse
-from responder.http.message import Request, Response, non_authoritative_response
+from responder.http.message import PreparedResponse, Request, Response, non_authoritative_response
 from responder.log import get_logger
-from responder.metrics import ANSWERS, QUERIES, TRY_LATER, UNAUTHORIZED
+from responder.metrics import ANSWERS, QUERIES, TRY_LATER, UNAUTHORIZED, Tally
 from responder.model import CertStatus, OCSPResponseStatus, Status
 from responder.ocsp.answer import (
     OCSP_REQUEST_TYPE,
@@ -40,7 +39,7 @@ from responder.ocsp.answer import (
 from responder.ocsp.authority import Authority
 from responder.ocsp.journal import Contact
 from responder.ocsp.on_demand import OnDemandSource
-from responder.ocsp.stored import StoredSource
+from responder.ocsp.stored import Found, StoredSource
 
 log = get_logger(__name__)
 
@@ -185,6 +184,7 @@ class OCSPEndpoint:
         absent: AbsentTable,
         stored: StoredSource,
         on_demand: OnDemandSource,
+        tally: Tally,
     ) -> None:
         self._max_cert_ids = http.max_cert_ids
         self._clock = clock
@@ -194,11 +194,12 @@ class OCSPEndpoint:
         self._absent = absent
         self._stored = stored
         self._on_demand = on_demand
+        self._tally = tally
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, request: Request, reply: Callable[[Response], None]) -> None:
         """Answer a GET, HEAD or POST; replies before it returns where the answer is ready."""
-        done = partial(_reply, reply)
+        done = partial(self._reply, reply)
         try:
             # Of a POST the body alone decides: a path before it, as some AIA URLs have, says nothing.
             request_der = request.body if request.method == b"POST" else decode_target(request.target)
@@ -240,16 +241,36 @@ class OCSPEndpoint:
             return refused(questions)
         first = questions[0]
         nonce_octets = None if first.issuer.config.ocsp.nonce == "ignore" else request.nonce_octets
-        if len(questions) == 1:
-            if self._known_absent(first):
-                return refused(Outcome.UNASSIGNED)
-            if nonce_octets is None:
-                ready = self._from_table(first)
-                if ready is None:
-                    self._stored.fetch(first, partial(self._fetched, first, done, may_ask_live=True))
-                return ready
+        if len(questions) == 1 and nonce_octets is None:
+            ready = refused(Outcome.UNASSIGNED) if self._known_absent(first) else self._from_table(first)
+            if ready is None:
+                self._stored.fetch(first, partial(self._fetched, first, done, may_ask_live=True))
+            return ready
+        if len(questions) == 1 and self._known_absent(first):
+            return refused(Outcome.UNASSIGNED)
         self._start(self._ask_live(questions, nonce_octets), done)
         return None
+
+    def fetch(self, question: Question, reply: Callable[[Response], None], message: Callable[[], bytes | None]) -> None:
+        """Answer one CertID without nonce that the table has no answer to.
+
+        Where Redis has one, it is in the table when ``message`` is asked for the whole message that holds it.
+        """
+        if self._known_absent(question):
+            self._reply(reply, refused(Outcome.UNASSIGNED))
+        else:
+            self._stored.fetch(question, partial(self._arrived, question, reply, message))
+
+    def _arrived(
+        self, question: Question, reply: Callable[[Response], None], message: Callable[[], bytes | None], found: Found
+    ) -> None:
+        octets = message() if isinstance(found, Answer) else None
+        if isinstance(found, Answer) and octets is not None:
+            self._tally.add(_QUERY_COUNTERS[Outcome.ANSWERED, found.cert_status])
+            self._tally.add(_ANSWER_COUNTERS["stored"])
+            reply(PreparedResponse(octets))
+        else:
+            self._fetched(question, partial(self._reply, reply), found, may_ask_live=True)
 
     def _start(self, asking: Coroutine[Any, Any, Result], done: Callable[[Result], None]) -> None:
         task = asyncio.get_running_loop().create_task(self._finish(asking, done))
@@ -275,32 +296,26 @@ class OCSPEndpoint:
         found = self._table.get(question.issuer.id, question.hash_name, question.serial_octets, question.cert_id_der)
         if found is None:
             return None
-        terms = found.terms
-        if self._clock.now() >= terms.next_update:
+        if self._clock.now() >= found.terms.next_update:
             self._table.drop(question.issuer.id, question.hash_name, question.serial_octets)
             return None
-        response = CachedResponse(
-            found.response_der,
-            OCSP_RESPONSE_TYPE,
-            terms.this_update,
-            terms.next_update,
-            found.fresh_until,
-            found.etag_digest,
-        )
         # SEC-12: the table found it by issuer, hash algorithm and serial, and put the question's own CertID into it.
-        return self._leave(question, Answer(CertStatus(found.cert_status), response), "table")
+        answer = Answer(
+            CertStatus(found.cert_status), found.response_der, found.etag_digest, found.terms, found.fresh_until
+        )
+        return self._leave(question, answer, "table")
 
     def _leave(self, question: Question, answer: Answer, source: str) -> Result:
         """Let an answer out: the last look at it, whichever source it came from."""
         if answer.cert_status is CertStatus.GOOD and self._contact.age() > question.issuer.config.ocsp.max_blind:
             return refused(Outcome.BLIND)
-        return Result(Outcome.ANSWERED, answer.response, source, answer.cert_status)
+        return Result(Outcome.ANSWERED, answer.response(), source, answer.cert_status)
 
     def _fetched(
         self,
         question: Question,
         done: Callable[[Result], None],
-        found: Answer | NotReady | StoreUnavailable,
+        found: Found,
         *,
         may_ask_live: bool,
     ) -> None:
@@ -369,6 +384,15 @@ class OCSPEndpoint:
             return refused(Outcome.BLIND)
         return Result(Outcome.ANSWERED, live.response, "on_demand", live.cert_status)
 
+    def _reply(self, reply: Callable[[Response], None], result: Result) -> None:
+        """Count a result, and send it."""
+        self._tally.add(_QUERY_COUNTERS[result.outcome, result.cert_status])
+        if result.source:
+            self._tally.add(_ANSWER_COUNTERS[result.source])
+        elif (counter := _REASON_COUNTERS.get(result.outcome)) is not None:
+            self._tally.add(counter)
+        reply(result.response)
+
     async def drain(self) -> None:
         """Wait until every query that was taken is answered."""
         while self._tasks:
@@ -383,13 +407,3 @@ def refused(outcome: Outcome) -> Result:
 def _fulfil(future: asyncio.Future[Result], result: Result) -> None:
     if not future.done():  # whoever waited may have given up
         future.set_result(result)
-
-
-def _reply(reply: Callable[[Response], None], result: Result) -> None:
-    """Count a result, and send it."""
-    _QUERY_COUNTERS[result.outcome, result.cert_status].inc()
-    if result.source:
-        _ANSWER_COUNTERS[result.source].inc()
-    elif (counter := _REASON_COUNTERS.get(result.outcome)) is not None:
-        counter.inc()
-    reply(result.response)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 from fastpath.answer_table import AbsentTable, AnswerTable, AnswerTerms
 from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble
 from responder.clock import Clock
 from responder.errors import StoreUnavailable
-from responder.http.caching import CachedResponse
 from responder.issuers import Issuer
 from responder.log import get_logger
 from responder.metrics import MISSES_IN_FLIGHT
 from responder.model import CertStatus, Status
-from responder.ocsp.answer import OCSP_RESPONSE_TYPE, Answer, NotReady, Question, terms_of
+from responder.ocsp.answer import Answer, NotReady, Question, terms_of
 from responder.store.layout import could_hold, partition_of
 from responder.store.redis_store import CAInfo, EdgeStore, Reading
 
@@ -122,7 +122,10 @@ class StoredSource:
             for flight in open_flights:
                 flight.outdated = False
             readings = await self._store.read_answers(
-                [(one.question.issuer.id, one.question.hash_name, one.question.serial_octets) for one in open_flights]
+                [
+                    (question.issuer.id, question.hash_name, question.serial_octets, question.serial_hash)
+                    for question in [flight.question for flight in open_flights]
+                ]
             )
             await self._load_templates(readings)
             answers = [
@@ -231,30 +234,32 @@ class StoredSource:
 
     def _remember(self, question: Question, ready: _Ready) -> Answer:
         """Keep an answer that the journal has not overtaken, and return it."""
-        terms = ready.terms
-        response = CachedResponse(
-            ready.response_der,
-            OCSP_RESPONSE_TYPE,
-            terms.this_update,
-            terms.next_update,
-            terms.fresh_until(question.serial_hash),
-        )
+        etag_digest = sha256(ready.response_der).digest()
         self._table.put(
             question.issuer.id,
             question.hash_name,
             question.serial_octets,
             question.serial_hash,
-            terms,
+            ready.terms,
             ready.packed,
-            response.etag_digest,
+            etag_digest,
         )
-        return Answer(ready.cert_status, response)
+        return Answer(
+            ready.cert_status,
+            ready.response_der,
+            etag_digest,
+            ready.terms,
+            ready.terms.fresh_until(question.serial_hash),
+        )
 
     def _settle(self, flight: _Flight, found: Found) -> None:
         self._flights.pop(flight.question.cert_id_der, None)
         flight.settled = True
         for done in flight.waiters:
-            done(found)
+            try:
+                done(found)
+            except Exception:  # a mistake about one client must not cost the others their answers
+                log.exception("reply_failed")
 
     # --- the journal ------------------------------------------------------------------------------------------------
 

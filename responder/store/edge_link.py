@@ -21,7 +21,7 @@ from responder.store import values
 from responder.store.link import refusal
 from responder.store.target import Target
 
-Command = tuple[Any, ...]
+Command = tuple[Any, ...] | bytes  # bytes: packed already, as one RESP array of bulk strings
 WATCH_S = 0.25  # between looks at whether the oldest request has waited too long
 RETRY_S = 0.1  # after a failed try to connect, others fail at once for that long
 
@@ -64,7 +64,7 @@ class _Protocol(asyncio.Protocol):
         self._sent += 1
         number = b"%d" % self._sent
         self._requests.append(_Request(future, number, len(commands), self._loop.time() + timeout_s))
-        packed = [hiredis.pack_command(command) for command in commands]
+        packed = [one if isinstance(one, bytes) else hiredis.pack_command(one) for one in commands]
         packed.append(b"*2\r\n$4\r\nPING\r\n$%d\r\n%b\r\n" % (len(number), number))
         self._transport.write(b"".join(packed))
         return future

@@ -19,7 +19,7 @@ from responder.errors import StoreUnavailable
 from responder.model import CertStatus
 from responder.store import layout, values
 from responder.store.edge_link import Command, EdgeLink
-from responder.store.layout import bucket_number, serial_hash
+from responder.store.layout import bucket_number
 from responder.store.target import Target, target_of
 from responder.store.values import CAInfo, JournalEntry, SignerRecord
 
@@ -28,6 +28,7 @@ REPLIES_BLOCK_MS = 500  # how long a read of replies waits for one
 REPLIES_COUNT = 100
 MAX_TRIES = 2 * layout.MAX_BITS  # steps up and down through a CA's bits while its buckets are being split
 MAX_HEADERS = 10_000  # parsed headers remembered; those of a bucket are asked for with each of its answers
+MAX_BEGUN = 20_000  # buckets whose commands are remembered as far as they are always the same
 
 PARTITIONS = range(layout.PARTITIONS)
 CERT_STATUSES = tuple(CertStatus)  # by number, as they are packed
@@ -61,12 +62,12 @@ class _Lookup:
 
     __slots__ = ("at", "bits", "ca", "hash_name", "hash_value", "serial", "slot", "tries")
 
-    def __init__(self, at: int, ca: str, hash_name: str, serial: bytes, bits: int) -> None:
+    def __init__(self, at: int, ca: str, hash_name: str, serial: bytes, hash_value: int, bits: int) -> None:
         self.at = at
         self.ca = ca
         self.hash_name = hash_name
         self.serial = serial
-        self.hash_value = serial_hash(serial)
+        self.hash_value = hash_value
         self.bits = bits
         self.slot = 0
         self.tries = 0
@@ -81,6 +82,7 @@ class EdgeStore:
         self._replies = EdgeLink(target)
         self._bits: dict[str, int] = {}  # by CA: the deepest bucket seen
         self._headers: dict[bytes, AnswerHeader] = {}
+        self._begun: dict[tuple[str, int, str], tuple[bytes, bytes]] = {}
 
     @classmethod
     def connect(cls, config: Config) -> Self:
@@ -106,23 +108,28 @@ class EdgeStore:
 
     # --- certificates ---------------------------------------------------------------------------------------------
 
-    async def read_answers(self, certificates: Sequence[tuple[str, str, bytes]]) -> list[Reading | StoreUnavailable]:
-        """Read what there is for (CA, hash algorithm, serial octets), all in one pipeline; a second one for stragglers.
+    async def read_answers(
+        self, certificates: Sequence[tuple[str, str, bytes, int]]
+    ) -> list[Reading | StoreUnavailable]:
+        """Read what there is for (CA, hash algorithm, serial octets, serial_hash of them), all in one pipeline.
+
+        Where a bucket turns out to be another than was thought, a second pipeline follows.
 
         Raises StoreUnavailable where Redis does not answer; what it lacks is StoreUnavailable in its place of the list.
         """
         found: list[Reading | StoreUnavailable | None] = [None] * len(certificates)
         lookups = [
-            _Lookup(at, ca, hash_name, serial, self._bits.get(ca, layout.MIN_BITS))
-            for at, (ca, hash_name, serial) in enumerate(certificates)
+            _Lookup(at, ca, hash_name, serial, hash_value, self._bits.get(ca, layout.MIN_BITS))
+            for at, (ca, hash_name, serial, hash_value) in enumerate(certificates)
         ]
         while lookups:
             commands: list[Command] = []
             for one in lookups:
-                number = bucket_number(one.hash_value, one.bits)
+                status, answers = self._begin_hmget(one)
+                serial, text = one.serial, one.serial.hex().encode()
+                commands.append(b"%b$%d\r\n%b\r\n" % (status, len(text), text))
                 slot = layout.HEADER_FIELDS[one.slot]
-                commands.append(("HMGET", self.layout.status(one.ca, number), layout.BITS_FIELD, one.serial.hex()))
-                commands.append(("HMGET", self.layout.answers(one.ca, number, one.hash_name), slot, one.serial))
+                commands.append(b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (answers, len(slot), slot, len(serial), serial))
             replies = await self._link.pipeline(commands)
             again: list[_Lookup] = []
             for at, one in enumerate(lookups):
@@ -133,6 +140,20 @@ class EdgeStore:
                     found[one.at] = reading
             lookups = again
         return [reading for reading in found if reading is not None]
+
+    def _begin_hmget(self, one: _Lookup) -> tuple[bytes, bytes]:
+        """Return the beginnings of the two commands of a lookup, as far as they are its bucket's."""
+        place = (one.ca, bucket_number(one.hash_value, one.bits), one.hash_name)
+        begun = self._begun.get(place)
+        if begun is None:
+            if len(self._begun) >= MAX_BEGUN:
+                self._begun.clear()
+            status, answers = self.layout.status(*place[:2]).encode(), self.layout.answers(*place).encode()
+            begun = self._begun[place] = (
+                b"*4\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n$5\r\n.bits\r\n" % (len(status), status),
+                b"*4\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n" % (len(answers), answers),
+            )
+        return begun
 
     def _read(self, one: _Lookup, status: Any, answer: Any) -> Reading | StoreUnavailable | None:
         """Make of two replies what they say; None: ``one`` has been told where to look instead."""

@@ -47,6 +47,11 @@ async def edge_store(server: RedisServer, **options: Any) -> AsyncIterator[EdgeS
         await store.close()
 
 
+def of(octets: bytes, hash_name: str = "sha1", ca: str = CA) -> tuple[str, str, bytes, int]:
+    """Spell a certificate as ``read_answers`` takes it."""
+    return ca, hash_name, octets, serial_hash(octets)
+
+
 def sign_all(store: Store, mine: list[bytes], hash_name: str = "sha1", slot: int = 0) -> None:
     """Store an answer for each serial; its signature is the serial."""
     by_bucket: dict[int, list[SignedAnswer]] = {}
@@ -93,14 +98,14 @@ def test_answers_are_read_at_every_depth(each_redis: RedisServer) -> None:
 
     async def work(edge: EdgeStore) -> None:
         for _ in range(3):  # the second time with a better guess of the bits
-            found = await edge.read_answers([(CA, "sha1", octets) for octets in [*mine, *absent]])
+            found = await edge.read_answers([of(octets) for octets in [*mine, *absent]])
             assert all(same(one, reading_of(octets)) for one, octets in zip(found, mine, strict=False))
             assert found[len(mine) :] == [Reading(None)] * len(absent)
         # In another order the guess is bad again.
         for octets in mine[::-1]:
-            (one,) = await edge.read_answers([(CA, "sha1", octets)])
+            (one,) = await edge.read_answers([of(octets)])
             assert same(one, reading_of(octets))
-        assert await edge.read_answers([(CA, "sha256", mine[0])]) == [Reading(GOOD)]
+        assert await edge.read_answers([of(mine[0], "sha256")]) == [Reading(GOOD)]
         assert await edge.read_answers([]) == []
 
     run(each_redis, work)
@@ -115,7 +120,7 @@ def test_a_header_of_another_slot_is_read_with_its_answer(each_redis: RedisServe
         sign_all(store, mine[slot * 3 : slot * 3 + 3], slot=slot)
 
     async def work(edge: EdgeStore) -> None:
-        found = await edge.read_answers([(CA, "sha1", octets) for octets in mine])
+        found = await edge.read_answers([of(octets) for octets in mine])
         for at, octets in enumerate(mine):
             expected = reading_of(octets, at // 3) if at < 48 else Reading(GOOD)
             assert same(found[at], expected) if at < 48 else found[at] == expected
@@ -130,13 +135,13 @@ def test_what_is_lost_is_not_absent(each_redis: RedisServer) -> None:
     each_redis.client().delete(NAMES.status(CA, lost))
 
     async def work(edge: EdgeStore) -> None:
-        found = await edge.read_answers([(CA, "sha1", octets) for octets in mine])
+        found = await edge.read_answers([of(octets) for octets in mine])
         for octets, one in zip(mine, found, strict=True):
             buckets = store.bucket_map(CA, 4)
             number = buckets.leaves[bucket_number(serial_hash(octets), buckets.bits)]
             assert isinstance(one, StoreUnavailable) == (number in buckets.missing)
         assert isinstance(found[7], StoreUnavailable)
-        (other,) = await edge.read_answers([(OTHER_CA, "sha1", mine[0])])
+        (other,) = await edge.read_answers([of(mine[0], "sha1", OTHER_CA)])
         assert isinstance(other, StoreUnavailable)
 
     run(each_redis, work)
@@ -156,7 +161,7 @@ def test_an_answer_is_never_older_than_the_status_read_with_it(each_redis: Redis
 
         revoking = asyncio.create_task(revoke())
         while not revoking.done():
-            for one in await edge.read_answers([(CA, "sha1", octets) for octets in mine]):
+            for one in await edge.read_answers([of(octets) for octets in mine]):
                 assert isinstance(one, Reading)
                 assert one.status_text == GOOD or one.packed is None
         await revoking
@@ -180,11 +185,11 @@ def test_splits_under_a_reader(each_redis: RedisServer) -> None:
         splitting = asyncio.create_task(split())
         while not splitting.done():
             # An answer may be just on its way to the child; its status never is.
-            for one in await edge.read_answers([(CA, "sha1", octets) for octets in mine]):
+            for one in await edge.read_answers([of(octets) for octets in mine]):
                 assert isinstance(one, Reading)
                 assert one.status_text == GOOD
         await splitting
-        found = await edge.read_answers([(CA, "sha1", octets) for octets in mine])
+        found = await edge.read_answers([of(octets) for octets in mine])
         assert all(same(one, reading_of(octets)) for one, octets in zip(found, mine, strict=True))
 
     run(each_redis, work)
@@ -256,7 +261,7 @@ def test_clients_that_go_away_leave_nothing_behind(each_redis: RedisServer) -> N
 
     async def work(edge: EdgeStore) -> None:
         async def client(octets: bytes) -> int:
-            (one,) = await edge.read_answers([(CA, "sha1", octets)])
+            (one,) = await edge.read_answers([of(octets)])
             assert same(one, reading_of(octets))
             return 1
 
@@ -298,7 +303,7 @@ def test_replies_out_of_step_go_to_nobody(each_redis: RedisServer, stray: bytes)
     _, mine = filled(each_redis, 2)
 
     async def work(edge: EdgeStore) -> None:
-        wanted = [(CA, "sha1", octets) for octets in mine]
+        wanted = [of(octets) for octets in mine]
         before = await edge.read_answers(wanted)
         protocol: Any = edge._link._protocol
         if stray:
@@ -337,7 +342,7 @@ def test_a_hanging_redis_costs_one_timeout_and_the_connection(each_redis: RedisS
         assert await edge.ca_info(CA) is not None
         os.kill(pid, signal.SIGSTOP)
         try:
-            asked = [asyncio.create_task(edge.read_answers([(CA, "sha1", octets)])) for octets in mine]
+            asked = [asyncio.create_task(edge.read_answers([of(octets)])) for octets in mine]
             results = await asyncio.gather(*asked, return_exceptions=True)
             assert {type(result) for result in results} == {StoreUnavailable}
         finally:
@@ -346,7 +351,7 @@ def test_a_hanging_redis_costs_one_timeout_and_the_connection(each_redis: RedisS
         found: list[Any] = []
         while not found:
             try:
-                found = await edge.read_answers([(CA, "sha1", octets) for octets in mine])
+                found = await edge.read_answers([of(octets) for octets in mine])
             except StoreUnavailable:
                 await asyncio.sleep(0.01)
         assert all(same(one, reading_of(octets)) for one, octets in zip(found, mine, strict=True))
@@ -411,12 +416,12 @@ def test_malformed_content_is_not_an_answer(each_redis: RedisServer) -> None:
         for packed, header in ((b"", HEADERS[0].to_bytes()), (pack_answer(0, 0, 0, -1, False, b"s"), b"\xff")):
             client.delete(NAMES.answers(CA, bucket, "sha1"))
             client.hset(NAMES.answers(CA, bucket, "sha1"), mapping={one: packed, layout.HEADER_FIELDS[0]: header})
-            (found,) = await edge.read_answers([(CA, "sha1", one)])
+            (found,) = await edge.read_answers([of(one)])
             assert isinstance(found, StoreUnavailable)
         client.hdel(NAMES.answers(CA, bucket, "sha1"), layout.HEADER_FIELDS[0])
-        assert await edge.read_answers([(CA, "sha1", one)]) == [Reading(GOOD)]
+        assert await edge.read_answers([of(one)]) == [Reading(GOOD)]
         client.set(NAMES.answers(CA, bucket, "sha256"), "x")
-        (found,) = await edge.read_answers([(CA, "sha256", one)])
+        (found,) = await edge.read_answers([of(one, "sha256")])
         assert isinstance(found, StoreUnavailable)
 
     run(each_redis, work)
