@@ -83,6 +83,8 @@ class JournalFollower:
         self._of_answers = tuple(of_answers)
         self._of_statuses = tuple(of_statuses)
         self._numbers: dict[int, int] = {}  # partition → number of the last entry seen
+        self._named: set[tuple[str, int]] = set()  # buckets that the poll in hand has named
+        self._changed: set[tuple[str, int]] = set()  # those of them where a status changed
         self._run_id: str | None = None
         self._looked_at = float("-inf")
         self._looked_over = 0  # the store's count of connections at that look
@@ -124,6 +126,7 @@ class JournalFollower:
         for entry in reading.entries:
             taken[entry.partition] += 1
             self._take(entry)
+        self._forget_buckets()
         behind = max(taken.values()) >= READ_COUNT
         if not behind:
             self._contact.seen(sent_at)
@@ -149,11 +152,20 @@ class JournalFollower:
         elif entry.bucket is None:
             self._forget_partition(entry.partition)
         else:
-            for holder in self._of_answers:
-                holder.drop_bucket(entry.ca, entry.bucket)
+            self._named.add((entry.ca, entry.bucket))
             if entry.kind not in ("signed", "split"):
-                for holder in self._of_statuses:
-                    holder.drop_bucket(entry.ca, entry.bucket)
+                self._changed.add((entry.ca, entry.bucket))
+
+    def _forget_buckets(self) -> None:
+        # Once each, however many entries name a bucket; before the next await, so that no query comes in between.
+        for holder in self._of_answers:
+            for ca, bucket in self._named:
+                holder.drop_bucket(ca, bucket)
+        for holder in self._of_statuses:
+            for ca, bucket in self._changed:
+                holder.drop_bucket(ca, bucket)
+        self._named.clear()
+        self._changed.clear()
 
     def _forget_partition(self, partition: int) -> None:
         for holder in (*self._of_answers, *self._of_statuses):

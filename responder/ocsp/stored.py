@@ -8,7 +8,7 @@ entry may be newer than the reply. Called by the endpoint.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from responder.issuers import Issuer
 from responder.log import get_logger
 from responder.metrics import MISSES_IN_FLIGHT
 from responder.model import CertStatus, Status
-from responder.ocsp.answer import Answer, NotReady, Question, terms_of
+from responder.ocsp.answer import Answer, NotReady, Question, question_of, terms_of
 from responder.store.layout import could_hold, partition_of
 from responder.store.redis_store import CAInfo, EdgeStore, Reading
 
@@ -127,7 +127,7 @@ class StoredSource:
                     for question in [flight.question for flight in open_flights]
                 ]
             )
-            await self._load_templates(readings)
+            await self.load_templates(readings)
             answers = [
                 self._ready(flight.question, reading) for flight, reading in zip(open_flights, readings, strict=True)
             ]
@@ -152,7 +152,7 @@ class StoredSource:
         for flight in open_flights:
             self._settle(flight, StoreUnavailable("the bucket changed with every read"))
 
-    async def _load_templates(self, readings: Sequence[Reading | StoreUnavailable]) -> None:
+    async def load_templates(self, readings: Iterable[Reading | StoreUnavailable]) -> None:
         """Read what puts a signer's answers together: once for each signer, whose id is a hash of it."""
         wanted = {
             reading.header.signer_id
@@ -251,6 +251,20 @@ class StoredSource:
             ready.terms,
             ready.terms.fresh_until(question.serial_hash),
         )
+
+    def keep_all(self, issuer: Issuer, hash_name: str, readings: Mapping[bytes, Reading]) -> int:
+        """Put what was read of a bucket into the table, by serial octets; returns how many answers.
+
+        The caller knows that the journal has not named it since, and has loaded the templates.
+        """
+        kept = 0
+        for serial_octets, reading in readings.items():
+            question = question_of(issuer, hash_name, serial_octets)
+            ready = self._ready(question, reading)
+            if ready is not None:
+                self._remember(question, ready)
+                kept += 1
+        return kept
 
     def _settle(self, flight: _Flight, found: Found) -> None:
         self._flights.pop(flight.question.cert_id_der, None)

@@ -31,6 +31,7 @@ from responder.ocsp.authority import Authority
 from responder.ocsp.endpoint import OCSPEndpoint
 from responder.ocsp.journal import Contact, JournalFollower
 from responder.ocsp.on_demand import OnDemandSource
+from responder.ocsp.preload import Preload
 from responder.ocsp.ready import ReadyAnswers
 from responder.ocsp.stored import StoredSource
 from responder.process import announce_ready
@@ -40,6 +41,7 @@ log = get_logger(__name__)
 
 ABSENT_SHARE = 32  # of table_bytes, one part in this many goes to serials that are not there, on top
 GC_THRESHOLD = 50_000  # objects between two passes of the collector; Python's own is 700
+PRELOAD_WITHIN_S = 20.0  # a successor takes over by then, preloaded or not; the supervisor waits for 30 s
 FIRST_CONTACT_S = 1.0  # how long a fresh worker waits for Redis before it serves all the same
 
 
@@ -53,6 +55,7 @@ class Edge:
     on_demand: OnDemandSource
     endpoint: OCSPEndpoint
     ready: ReadyAnswers
+    preload: Preload
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -77,11 +80,14 @@ def build_edge(config: Config, issuers: Issuers, store: EdgeStore, clock: Clock)
     # Its stream of replies is this process's alone.
     worker_id = f"{os.getpid()}-{secrets.token_hex(8)}"
     on_demand = OnDemandSource(store, clock, worker_id, table, absent)
-    follower = JournalFollower(store, clock, contact, of_answers=(table, absent, stored), of_statuses=(on_demand,))
+    preload = Preload(store, clock, issuers, table, stored)
+    follower = JournalFollower(
+        store, clock, contact, of_answers=(table, absent, stored, preload), of_statuses=(on_demand,)
+    )
     tally = Tally()
     endpoint = OCSPEndpoint(config.http, clock, contact, Authority(issuers), table, absent, stored, on_demand, tally)
     ready = ReadyAnswers(config.http, clock, contact, issuers, table, endpoint, tally)
-    return Edge(store, contact, follower, on_demand, endpoint, ready)
+    return Edge(store, contact, follower, on_demand, endpoint, ready, preload)
 
 
 def worker(
@@ -111,7 +117,26 @@ async def serve(config: Config, issuers: Issuers, descriptors: list[int]) -> Non
     async with edge.running():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(edge.contact.first(), FIRST_CONTACT_S)
+        starting: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            starting.append(asyncio.create_task(_warm_up(edge, config.http.preload)))
+
         sockets = [adopt_socket(fd) for fd in descriptors]
-        await serve_sockets(sockets, edge.endpoint, config.http, clock, express=edge.ready, on_ready=announce_ready)
+        await serve_sockets(sockets, edge.endpoint, config.http, clock, express=edge.ready, on_ready=begin)
         await edge.endpoint.drain()
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
     log.info("worker_stopped")
+
+
+async def _warm_up(edge: Edge, preload: bool) -> None:
+    """Preload if asked to; the supervisor keeps a predecessor at work until it is told that this worker is ready."""
+    preloading = asyncio.create_task(edge.preload.run() if preload else asyncio.sleep(0))
+    try:
+        await asyncio.wait([preloading], timeout=PRELOAD_WITHIN_S)
+        announce_ready()
+        await preloading
+    finally:
+        preloading.cancel()

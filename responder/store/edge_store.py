@@ -141,6 +141,38 @@ class EdgeStore:
             lookups = again
         return [reading for reading in found if reading is not None]
 
+    async def read_buckets(self, ca: str, numbers: Sequence[int], hash_name: str) -> list[dict[bytes, Reading]]:
+        """Read whole buckets, in one pipeline: serial octets → what there is; empty where there is no such bucket.
+
+        Each status was read before the answer beside it. Raises StoreUnavailable.
+        """
+        commands: list[Command] = []
+        for number in numbers:
+            commands.append(("HGETALL", self.layout.status(ca, number)))
+            commands.append(("HGETALL", self.layout.answers(ca, number, hash_name)))
+        replies = await self._run(commands)
+        return [
+            self._whole(values.pairs(status), values.pairs(answers))
+            for status, answers in zip(replies[::2], replies[1::2], strict=True)
+        ]
+
+    def _whole(self, status: Mapping[bytes, bytes], answers: Mapping[bytes, bytes]) -> dict[bytes, Reading]:
+        headers = [answers.get(field) for field in layout.HEADER_FIELDS]
+        found: dict[bytes, Reading] = {}
+        for serial, packed in answers.items():
+            text = status.get(serial.hex().encode())
+            if serial in layout.HEADER_FIELDS or text is None:
+                continue
+            try:
+                answer = unpack_answer(packed)
+                header = headers[answer.slot]
+                if header is not None:
+                    cert_status = CERT_STATUSES[answer.cert_status]
+                    found[serial] = Reading(text.decode(), self._header(header), packed, cert_status)
+            except ValueError:
+                continue  # whoever asks for it is told
+        return found
+
     def _begin_hmget(self, one: _Lookup) -> tuple[bytes, bytes]:
         """Return the beginnings of the two commands of a lookup, as far as they are its bucket's."""
         place = (one.ca, bucket_number(one.hash_value, one.bits), one.hash_name)
