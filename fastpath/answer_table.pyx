@@ -370,10 +370,12 @@ cdef class Records:
         cdef int moves = 0
         if terms is not None and PyBytes_GET_SIZE(etag_digest) != ETAG_OCTETS:
             raise ValueError("etag_digest is a SHA-256 hash: 32 octets")
-        if serial_size > MAX_SERIAL or body_size > MAX_BODY:
-            return 0  # never asked for, or rare enough to be fetched each time
+        if serial_size > MAX_SERIAL:
+            return 0  # never asked for
         if self._drop(issuer, flags & FLAG_HASH, serial, serial_size):
             flags |= FLAG_REFERENCED  # asked for again: that is what brought it here
+        if body_size > MAX_BODY:
+            return 0  # rare enough to be fetched each time
         # A quarter of the slots stays free: see __cinit__.
         while self._room(size) < 0 or (self._entries + 1) * 4 > <Py_ssize_t>self._slot_count * 3:
             moves += self._evict(moves < MAX_MOVES)

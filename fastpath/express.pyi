@@ -52,5 +52,8 @@ class ExpressLane:
     def message(self, missing: Missing) -> bytes | None:
         """Return the message that answers it now, uncounted; None: it is still missing, or no longer mine."""
 
+    def ready_count(self) -> int:
+        """Return how many messages ``ready`` and ``read`` ever made."""
+
     def take_counts(self) -> tuple[int, int, int, int]:
         """Return how many messages were made since the last call, and how many of them said good, revoked, unknown."""

@@ -329,6 +329,7 @@ cdef class ExpressLane:
     cdef bytes _date
     # Since they were last taken:
     cdef long long _messages
+    cdef long long _ready_count  # ever
     cdef long long[3] _answered
     cdef unsigned char[MAX_TARGET] _decoded
 
@@ -520,6 +521,7 @@ cdef class ExpressLane:
 
     cdef void _count(self, const Found* found) noexcept:
         self._messages += 1
+        self._ready_count += 1
         self._answered[status_of(found.record)] += 1
 
     cdef Missing _missing(self, const Found* found, const DerReader* serial):
@@ -615,6 +617,9 @@ cdef class ExpressLane:
             out = self._write(out, &found[index])
             self._count(&found[index])
         return messages
+
+    def ready_count(self):
+        return self._ready_count
 
     def take_counts(self):
         cdef tuple counts = (self._messages, self._answered[0], self._answered[1], self._answered[2])

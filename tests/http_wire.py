@@ -106,6 +106,25 @@ class FixedHandler(EchoHandler):
         reply(self.response)
 
 
+class EmptyLane:
+    """An express lane that leaves everything to the ordinary way."""
+
+    def ready(self, is_post: bool, target: bytes, body: bytes) -> bytes | None:
+        return None
+
+    def read(self, data: bytes) -> None:
+        return None
+
+    def fetch(self, missing: Any, reply: Callable[[Response], None]) -> None:
+        raise AssertionError("nothing was missing")
+
+    def ready_count(self) -> int:
+        return 0
+
+    def take_messages(self) -> int:
+        return 0
+
+
 @dataclass
 class Reply:
     """One response as a client reads it."""

@@ -210,6 +210,10 @@ class Express(Protocol):
         """Answer a request that ``read`` could not; as ``Handler.handle``."""
         ...
 
+    def ready_count(self) -> int:
+        """Return how many messages ``ready`` and ``read`` ever made."""
+        ...
+
     def take_messages(self) -> int:
         """Return how many messages ``ready`` and ``read`` made since it was last called."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import Any, cast
 
 from responder.errors import InvariantBroken
@@ -26,6 +27,7 @@ WRITE_HIGH_WATER = 65_536  # unsent octets at which we stop reading a client tha
 OUT_LIMIT = 65_536  # octets of responses gathered before they go to the transport, within one read
 LINGER_S = 2  # how long a client that we hang up on may go on sending, so that it can read why
 MAX_LINGER_BYTES = 1 << 20
+MAX_WAITING_BYTES = 65_536  # octets that may arrive while a connection waits for its turn
 MAX_EMPTY_LINES = 4  # RFC 9112 §2.2: at least one empty line before a request is to be ignored
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -89,6 +91,7 @@ class HTTPProtocol(asyncio.Protocol):
         "_state",
         "_stopped",
         "_transport",
+        "_waiting",
         "_write_paused",
         "bucket",
         "deadline",
@@ -109,6 +112,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._reading = True
         self._write_paused = False
         self._advancing = False
+        self._waiting = False  # for its turn to read on
         self._stopped = False  # no further request will be read
         self._close_sent = False  # the last response has been written
         self._discarded = 0  # octets that arrived after the last request that we read
@@ -155,11 +159,28 @@ class HTTPProtocol(asyncio.Protocol):
         self._pieces.append(data)
         self._pieces_bytes += len(data)
         if self._pieces_bytes >= self._needed:
-            self._advance()
+            if state.turns is None:
+                self._advance()
+            elif not self._waiting:
+                self._waiting = True
+                state.turns.add(self._take_turn)
+            elif self._pieces_bytes > MAX_WAITING_BYTES:
+                self._set_reading(False)
         self._watch_arrival()
+
+    def _take_turn(self) -> None:
+        """Read on, when the ready answers of others have gone out."""
+        self._waiting = False
+        if self._pieces and not self._stopped and not self._stalled():
+            self._advance()
+        if not self._stopped and not self._stalled():
+            self._set_reading(True)
+            self._watch_arrival()
 
     def eof_received(self) -> bool:
         """Answer what was asked before the client closed its side; returns True while answers are due."""
+        if self._waiting:
+            self._take_turn()
         self._stopped = True
         self._drop_input()
         if self._queue and not self._close_sent:
@@ -248,7 +269,11 @@ class HTTPProtocol(asyncio.Protocol):
         else:
             exchange = Exchange(self, None, keep_alive=True, http_1_0=False)
             self._queue.append(exchange)
-            state.fetch(answer, exchange)  # type: ignore[misc]  # it is there where read is
+            fetch = partial(state.fetch, answer, exchange)  # type: ignore[misc, arg-type]  # it is there where read is
+            if state.turns is None:
+                fetch()
+            else:
+                state.turns.add(fetch)
 
     def _is_between_requests(self) -> bool:
         """Tell whether nothing is owed to either side: no part of a request, no answer, no end."""

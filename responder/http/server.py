@@ -19,6 +19,7 @@ from responder.config import HTTPConfig
 from responder.http.message import Express, Handler
 from responder.http.protocol import HTTPProtocol
 from responder.http.state import ServerState
+from responder.http.turns import Turns
 from responder.log import get_logger
 
 log = get_logger(__name__)
@@ -85,7 +86,10 @@ class HTTPServer:
     def __init__(self, handler: Handler, config: HTTPConfig, clock: Clock, express: Express | None = None) -> None:
         fitting = raise_file_limit(config)
         self._config = config.model_copy(update={"max_connections": fitting})
-        self.state = ServerState(handler, self._config, clock, express)
+        # Without the lane nothing tells ready answers from others before they are read.
+        has_lane = express is not None and express.read is not None
+        turns = Turns(asyncio.get_running_loop().call_soon, express.ready_count) if express and has_lane else None
+        self.state = ServerState(handler, self._config, clock, express, turns)
         self._servers: list[asyncio.Server] = []
         self._ticker: asyncio.TimerHandle | None = None
 

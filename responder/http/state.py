@@ -12,6 +12,7 @@ from responder.clock import Clock
 from responder.config import HTTPConfig
 from responder.http.deadlines import DeadlineWheel
 from responder.http.message import Express, Handler
+from responder.http.turns import Turns
 
 if TYPE_CHECKING:
     from responder.http.protocol import HTTPProtocol
@@ -36,13 +37,22 @@ class ServerState:
     Counts are plain integers on the hot path and go to the metrics once a tick.
     """
 
-    def __init__(self, handler: Handler, config: HTTPConfig, clock: Clock, express: Express | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        config: HTTPConfig,
+        clock: Clock,
+        express: Express | None = None,
+        turns: Turns | None = None,
+    ) -> None:
+        """Without ``turns`` everything is done as it arrives."""
         self.handler = handler
         self.config = config
         self.clock = clock
         self.wheel = DeadlineWheel()
         self.draining = False
         self._express = express
+        self.turns = turns
         # What connections call; None while draining, when every answer says `Connection: close`.
         self.ready = express.ready if express else None
         self.read = express.read if express else None

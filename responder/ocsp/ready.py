@@ -63,6 +63,7 @@ class ReadyAnswers:
             max_body_bytes=http.max_body_bytes,
         )
         self.ready: Callable[[bool, bytes, bytes], bytes | None] = self._lane.ready
+        self.ready_count: Callable[[], int] = self._lane.ready_count
         self.read: Callable[[bytes], bytes | Missing | None] | None = self._lane.read if http.express else None
 
     def fetch(self, missing: Missing, reply: Callable[[Response], None]) -> None:

@@ -27,7 +27,7 @@ from responder.http.caching import CachedResponse
 from responder.http.message import Response, http_date
 from responder.http.server import HTTPServer, open_socket, raise_file_limit
 from tests.components import need
-from tests.http_wire import NOW, EchoHandler, FixedHandler, Wire, get, parse_replies, post
+from tests.http_wire import NOW, EchoHandler, EmptyLane, FixedHandler, Wire, get, parse_replies, post
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0
@@ -57,6 +57,15 @@ class Serving:
         return socket.create_connection(self.address[:2], DEADLINE_S)
 
 
+@pytest.fixture(autouse=True, params=[None, EmptyLane()], ids=["at-once", "in-turns"])
+def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test twice: with a lane in front, what it leaves waits for the end of the loop's turn."""
+    monkeypatch.setattr(sys.modules[__name__], "LANE", request.param)
+
+
+LANE: Any = None
+
+
 @contextlib.contextmanager
 def serving(handler: Any = None, host: str = "127.0.0.1", **limits: Any) -> Iterator[Serving]:
     started = threading.Event()
@@ -64,7 +73,7 @@ def serving(handler: Any = None, host: str = "127.0.0.1", **limits: Any) -> Iter
 
     async def main() -> None:
         listening = open_socket(host, 0)
-        server = HTTPServer(handler or EchoHandler(), HTTPConfig(drain="1s", **limits), SystemClock())
+        server = HTTPServer(handler or EchoHandler(), HTTPConfig(drain="1s", **limits), SystemClock(), LANE)
         stop = asyncio.Event()
         await server.start([listening])
         found.extend((Serving(listening.getsockname(), server), asyncio.get_running_loop(), stop))
