@@ -2,7 +2,7 @@
 
 One read, one diff and one script for each bucket, pipelined; memory for BATCH_BUCKETS buckets. The policy is
 revocation.decide's. A bucket that somebody changes or splits meanwhile is read and decided again; one that is missing is
-made with what the source says. Called by loaders/runner.py. Times are POSIX seconds UTC.
+made with what the source says and the revoked index knows. Called by loaders/runner.py. Times are POSIX seconds UTC.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ def _settle_works(store: Store, ca: str, works: list[_Work], terms: PassTerms) -
     while works:
         again: list[_Work] = []
         ready: list[tuple[_Work, Commit | NewBucket, Report]] = []
+        revoked = _revoked_of_missing(store, ca, works)
         for work, bucket in _with_buckets(store, ca, works):
             if work.tries >= MAX_TRIES:
                 raise StoreUnavailable(f"bucket {work.bucket:x} of {ca} met a conflict {MAX_TRIES} times")
@@ -151,7 +152,7 @@ def _settle_works(store: Store, ca: str, works: list[_Work], terms: PassTerms) -
                 again += _split_work(store, ca, work, bucket)
                 deepest = max(deepest, work.bits + 1)
             elif bucket is None:
-                ready.append(_new_bucket(ca, work, terms, expired_before))
+                ready.append(_new_bucket(ca, work, revoked[id(work)], terms, expired_before))
             else:
                 decided = _diff(ca, work, bucket, terms, expired_before)
                 if decided[1].changes:
@@ -169,10 +170,25 @@ def _settle_works(store: Store, ca: str, works: list[_Work], terms: PassTerms) -
             else:
                 count(mine)
                 report.add(mine)
+                if revoked.get(id(work)):
+                    # What the source says of these is decided like any other change.
+                    work.missing = False
+                    again.append(work)
         works = again
     if deepest:
         store.grow(ca, deepest)
     return report
+
+
+def _revoked_of_missing(store: Store, ca: str, works: Sequence[_Work]) -> dict[int, dict[bytes, str]]:
+    """Return what the revoked index knows of the buckets that are missing, by the work's id.
+
+    Of a CA that is new it is nothing. Of a bucket that was lost it is what nobody may undo, an operator's revocations
+    among them, which the source does not know.
+    """
+    missing = [work for work in works if work.missing]
+    found = store.read_revoked(ca, [(work.bucket, work.bits) for work in missing])
+    return {id(work): entries for work, entries in zip(missing, found, strict=True)}
 
 
 def _with_buckets(store: Store, ca: str, works: Sequence[_Work]) -> Iterator[tuple[_Work, StatusBucket | None]]:
@@ -207,7 +223,9 @@ def _split_work(store: Store, ca: str, work: _Work, bucket: StatusBucket | None)
     return work.halves()
 
 
-def _new_bucket(ca: str, work: _Work, terms: PassTerms, expired_before: str) -> tuple[_Work, NewBucket, Report]:
+def _new_bucket(
+    ca: str, work: _Work, revoked: dict[bytes, str], terms: PassTerms, expired_before: str
+) -> tuple[_Work, NewBucket, Report]:
     report = Report(rows=len(work.rows))
     # _has_expired, written out: a million rows come by here.
     entries = {
@@ -216,6 +234,7 @@ def _new_bucket(ca: str, work: _Work, terms: PassTerms, expired_before: str) -> 
         if (at := text.find("exp=")) < 0 or text[at + 4 : at + 24] >= expired_before
     }
     report.expired = len(work.rows) - len(entries)
+    entries.update(revoked)
     if entries:
         report.changes["new"] = len(entries)
     due = terms.now if entries else layout.NEVER_DUE

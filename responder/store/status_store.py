@@ -124,6 +124,26 @@ class StatusStore(StoreBase):
                 found.append(StatusBucket(bucket, int(bits), entries))
         return found
 
+    def read_revoked(self, ca: str, buckets: Sequence[tuple[int, int]]) -> list[dict[bytes, str]]:
+        """Return what the revoked index holds of buckets (number, bits), whether they are there or not."""
+        places = [
+            (at, low)
+            for at, (bucket, bits) in enumerate(buckets)
+            for low in range(
+                bucket & ((1 << layout.REVOKED_BITS) - 1), 1 << layout.REVOKED_BITS, 1 << min(bits, layout.REVOKED_BITS)
+            )
+        ]
+        found: list[dict[bytes, str]] = [{} for _ in buckets]
+        for batch in batches(places, BULK_BUCKETS):
+            replies = self._read([("HGETALL", self.layout.revoked(ca, low)) for _, low in batch])
+            for (at, _), flat in zip(batch, replies, strict=True):
+                bucket, bits = buckets[at]
+                for serial, text in values.pairs(flat).items():
+                    octets = bytes.fromhex(serial.decode())
+                    if bucket_number(serial_hash(octets), bits) == bucket:
+                        found[at][octets] = text.decode()
+        return found
+
     # --- the commit: called by revocation.py alone ------------------------------------------------------------------
 
     def commit(self, ca: str, bucket: int, bits: int, changes: Sequence[Change], due_at: float) -> int:

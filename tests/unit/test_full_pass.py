@@ -328,3 +328,27 @@ def test_buckets_split_before_the_pass_reaches_them(store: Store) -> None:
     report = run_pass(store, [(octets, REVOKED) for octets in mine], buckets=buckets)
     assert (report.conflicts, report.changes) == (0, {"revoked": 900})
     assert content(store) == dict.fromkeys(mine, REVOKED)
+
+
+def test_a_lost_bucket_keeps_its_revocations(store: Store, each_redis: RedisServer) -> None:
+    """Promise 1: an operator's revocation, which the source does not know, outlives the loss of its bucket."""
+    rows = [(octets, GOOD) for octets in serials(300)]
+    run_pass(store, rows)
+    gone, held = rows[0][0], rows[1][0]
+    put(store, {gone: REVOKED, held: HOLD})
+    before = content(store)
+    client = each_redis.client()
+    for key in client.scan_iter(match=NAMES.prefix + "*:status:*"):
+        client.delete(key)
+    report = run_pass(store, rows)
+    assert content(store) == before
+    assert report.refused == {Refused.PERMANENT: 1, Refused.HOLD_NOT_RELEASED: 1}
+    # A source that releases holds by its rows still does, once the bucket is there again.
+    for key in client.scan_iter(match=NAMES.prefix + "*:status:*"):
+        client.delete(key)
+    report = run_pass(store, rows, PassTerms(NOW, RETENTION_S, good_releases_hold=True))
+    assert content(store) == before | {held: GOOD}
+    assert report.changes["released"] == 1
+    assert store.read_revoked(CA, [(bucket, 4) for bucket in range(16)]) == [
+        {gone: REVOKED} if bucket == bucket_number(serial_hash(gone), 4) else {} for bucket in range(16)
+    ]
