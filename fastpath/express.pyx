@@ -54,11 +54,7 @@ from fastpath.ocsp_response import encode_cert_id
 
 cdef enum:
     GOOD = 0  # CertStatus
-    MAX_REQUESTS = 16  # in one read; clients that pipeline more are served by the ordinary way, with its back-pressure
-    MAX_MESSAGES = 65_536  # octets of answers to one read: what the ordinary way gathers before it writes
     MAX_FIELDS = 64
-    MAX_HASH = 64  # SHA-512
-    MAX_CERT_ID = 256  # a CertID with SHA-512 and the longest serial has 178 octets
     BLIND_MARGIN_S = 2  # who is blind is looked at once a second: nobody may become so in between
 
     # Classes of octets; an octet may be of several.
@@ -89,34 +85,6 @@ fill_classes()
 
 cdef const char* HEX = b"0123456789abcdef"
 cdef tuple HASH_NAMES = ("sha1", "sha256", "sha384", "sha512")  # by HashKind
-
-
-cdef struct IssuerKey:
-    # One CA under one CertID hash algorithm. `prefix` is what its CertIDs have before serialNumber.
-    int issuer
-    HashKind hash_kind
-    Py_ssize_t hash_size
-    unsigned char[MAX_HASH] issuer_name_hash
-    unsigned char[MAX_HASH] issuer_key_hash
-    unsigned char[MAX_CERT_ID] prefix
-    Py_ssize_t prefix_size
-
-
-cdef struct Found:
-    # One answer to be written. `record` and `plan` point into the table, which nothing touches meanwhile.
-    const RecordHead* record
-    const IssuerKey* key
-    AnswerPlan plan
-    Py_ssize_t body_size
-    Py_ssize_t size  # of the whole message
-    long long max_age
-    bint is_post
-
-
-cdef enum Finding:
-    FOUND
-    MISSING  # ours, but the table has no answer that is in date
-    NOT_MINE
 
 
 cdef struct Framed:
@@ -283,56 +251,16 @@ cdef const unsigned char* frame(
     return at
 
 
-cdef struct Limits:
-    Py_ssize_t target
-    Py_ssize_t header
-    Py_ssize_t body
-
-
 @cython.final
 @cython.freelist(64)
 @cython.auto_pickle(False)
 cdef class Missing:
-    cdef readonly int issuer
-    cdef readonly str hash_name
-    cdef readonly bytes serial_octets
-    cdef readonly bytes cert_id_der
-    cdef const IssuerKey* key  # lives as long as the lane
-    cdef bint is_post
+    pass
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class ExpressLane:
-    # Given:
-    cdef AnswerTable _table
-    cdef object _now
-    cdef object _age
-    cdef object _date_line
-    cdef Limits _limits
-    cdef bytes _status_line
-    cdef bytes _to_length
-    cdef bytes _post_to_length
-    cdef bytes _etag_open
-    cdef bytes _age_open
-    cdef bytes _age_close
-    cdef IssuerKey* _keys
-    cdef Py_ssize_t _key_count
-    cdef uint32_t* _key_slots  # by the first octets of the key's hash; 0: free, else the key's number plus 1
-    cdef uint32_t _key_mask
-    cdef list _max_blind  # seconds, by issuer
-    cdef unsigned char* _blind  # 1: no good answer of that issuer, by issuer
-    cdef Py_ssize_t _fixed_get  # octets of a message beside lines that vary and the body
-    cdef Py_ssize_t _fixed_post
-    # Of the present second:
-    cdef long long _second
-    cdef bytes _date
-    # Since they were last taken:
-    cdef long long _messages
-    cdef long long _ready_count  # ever
-    cdef long long[3] _answered
-    cdef unsigned char[MAX_TARGET] _decoded
-
     def __cinit__(self, AnswerTable table not None, issuers, heads, now, age, date_line, *, max_target_bytes, max_header_bytes, max_body_bytes):
         cdef IssuerKey* key
         cdef uint32_t slot
@@ -498,10 +426,11 @@ cdef class ExpressLane:
             at = put_number(at, found.max_age)
             at = put(at, self._age_close)
         at[0], at[1] = c"\r", c"\n"
-        return self._write_body(at + 2, found, terms)
+        return self._write_body(at + 2, found)
 
-    cdef unsigned char* _write_body(self, unsigned char* at, const Found* found, AnswerTerms terms) noexcept:
+    cdef unsigned char* _write_body(self, unsigned char* at, const Found* found) noexcept:
         cdef const RecordHead* record = found.record
+        cdef AnswerTerms terms = <AnswerTerms>record.terms
         cdef unsigned char[MAX_CERT_ID] cert_id
         cdef Py_ssize_t size
         if record.flags & FLAG_WHOLE:
@@ -524,7 +453,7 @@ cdef class ExpressLane:
         self._ready_count += 1
         self._answered[status_of(found.record)] += 1
 
-    cdef Missing _missing(self, const Found* found, const DerReader* serial):
+    cdef Missing make_missing(self, const Found* found, const DerReader* serial):
         cdef Missing missing = Missing.__new__(Missing)
         cdef unsigned char[MAX_CERT_ID] cert_id
         cdef Py_ssize_t size = self._write_cert_id(cert_id, found.key, serial.at, serial.remaining)
@@ -575,47 +504,67 @@ cdef class ExpressLane:
         self._write(<unsigned char*>PyBytes_AS_STRING(message), &found)
         return message
 
-    def read(self, bytes data not None):
-        cdef Found[MAX_REQUESTS] found
+    cdef Finding find_all(
+        self,
+        const unsigned char* data,
+        Py_ssize_t size,
+        Found* found,
+        int* count,
+        Py_ssize_t* total,
+        DerReader* serial,
+    ) except *:
         cdef Framed framed
-        cdef DerReader serial
-        cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(data)
-        cdef const unsigned char* end = at + PyBytes_GET_SIZE(data)
+        cdef const unsigned char* end = data + size
         cdef const unsigned char* der
-        cdef unsigned char* out
-        cdef Py_ssize_t size, offset
-        cdef Py_ssize_t total = 0
+        cdef Py_ssize_t offset
         cdef Finding finding
-        cdef int count = 0
-        cdef int index
-        cdef bytes messages
         self._look_at_clock()
-        while at < end:
-            if count == MAX_REQUESTS:
-                return None
-            at = frame(at, end, &framed, &self._limits)
-            if at == NULL:
-                return None
+        count[0] = 0
+        total[0] = 0
+        while data < end:
+            if count[0] == MAX_REQUESTS:
+                return NOT_MINE
+            data = frame(data, end, &framed, &self._limits)
+            if data == NULL:
+                return NOT_MINE
             der, size = framed.body, framed.body_size
             if not framed.is_post:
                 if TARGET_OK != decode_octets(framed.target, framed.target_size, self._decoded, &size, &offset):
-                    return None
+                    return NOT_MINE
                 der = self._decoded
-            found[count].is_post = framed.is_post
-            finding = self._find(der, size, &found[count], &serial)
+            found[count[0]].is_post = framed.is_post
+            finding = self._find(der, size, &found[count[0]], serial)
+            if finding == MISSING and (count[0] > 0 or data < end):
+                return NOT_MINE
             if finding != FOUND:
-                return self._missing(&found[0], &serial) if finding == MISSING and count == 0 and at == end else None
-            total += found[count].size
-            count += 1
-            if total > MAX_MESSAGES:
-                return None
-        if count == 0:
+                return finding
+            total[0] += found[count[0]].size
+            count[0] += 1
+            if total[0] > MAX_MESSAGES:
+                return NOT_MINE
+        return FOUND if count[0] > 0 else NOT_MINE
+
+    cdef void write_all(self, unsigned char* at, const Found* found, int count) noexcept:
+        cdef int index
+        for index in range(count):
+            at = self._write(at, &found[index])
+            self._count(&found[index])
+
+    def read(self, bytes data not None):
+        cdef Found[MAX_REQUESTS] found
+        cdef DerReader serial
+        cdef Py_ssize_t total
+        cdef int count
+        cdef bytes messages
+        cdef Finding finding = self.find_all(
+            <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), found, &count, &total, &serial
+        )
+        if finding == MISSING:
+            return self.make_missing(&found[0], &serial)
+        if finding != FOUND:
             return None
         messages = PyBytes_FromStringAndSize(NULL, total)
-        out = <unsigned char*>PyBytes_AS_STRING(messages)
-        for index in range(count):
-            out = self._write(out, &found[index])
-            self._count(&found[index])
+        self.write_all(<unsigned char*>PyBytes_AS_STRING(messages), found, count)
         return messages
 
     def ready_count(self):
@@ -624,4 +573,6 @@ cdef class ExpressLane:
     def take_counts(self):
         cdef tuple counts = (self._messages, self._answered[0], self._answered[1], self._answered[2])
         self._messages = self._answered[0] = self._answered[1] = self._answered[2] = 0
+        # Once a second by the loop's timer: a wall clock that was stepped back to the very second hides no blindness.
+        self._second = -1
         return counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,6 +107,27 @@ class FixedHandler(EchoHandler):
         reply(self.response)
 
 
+class KeptSockets:
+    """Sockets that nobody lends: they are given back at once."""
+
+    def __init__(self) -> None:
+        self.tick = 0
+        self._pipe = os.pipe()
+
+    def fileno(self) -> int:
+        return self._pipe[0]
+
+    def run(self) -> None:
+        raise AssertionError("nothing is lent")
+
+    def lend(self, fd: int, owner: Any) -> None:
+        raise OSError("not today")
+
+    def __del__(self) -> None:
+        for fd in self._pipe:
+            os.close(fd)
+
+
 class EmptyLane:
     """An express lane that leaves everything to the ordinary way."""
 
@@ -117,6 +139,9 @@ class EmptyLane:
 
     def fetch(self, missing: Any, reply: Callable[[Response], None]) -> None:
         raise AssertionError("nothing was missing")
+
+    def open_sockets(self) -> Any:
+        return KeptSockets()
 
     def ready_count(self) -> int:
         return 0

@@ -7,6 +7,7 @@ once and puts those that have moved on into a later one. Called by the protocol 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 
@@ -30,14 +31,11 @@ class DeadlineWheel:
     def __init__(self) -> None:
         self.now = 0
         self._buckets: dict[int, set[Expiring]] = {}
-
-    def deadline_after(self, ticks: int) -> int:
-        """Return the deadline that lets more than ``ticks`` whole ticks pass (so never too early)."""
-        return self.now + ticks + 1
+        self._due: deque[Expiring] = deque()
 
     def set(self, owner: Expiring, ticks: int) -> None:
-        """Let ``owner`` expire once more than ``ticks`` whole ticks have passed."""
-        deadline = self.deadline_after(ticks)
+        """Let ``owner`` expire once more than ``ticks`` whole ticks have passed (so never too early)."""
+        deadline = self.now + ticks + 1
         owner.deadline = deadline
         # An earlier bucket will look at it anyway and see that the deadline moved.
         if deadline < owner.bucket:
@@ -53,14 +51,22 @@ class DeadlineWheel:
         owner.bucket = NEVER
 
     def tick(self) -> None:
-        """Let one tick pass and expire what is due."""
+        """Let one tick pass; what is due now waits for ``expire``."""
         self.now += 1
-        for owner in self._buckets.pop(self.now, ()):
-            if owner.bucket != self.now:
-                continue  # an old note: it stands in an earlier bucket since
+        self._due.extend(self._buckets.pop(self.now, ()))
+
+    def expire(self, most: int | None = None) -> bool:
+        """Expire what is due, ``most`` of them; returns whether there is more."""
+        due = self._due
+        while due and (most is None or most > 0):
+            owner = due.popleft()
+            if owner.bucket > self.now:
+                continue  # an old note: it stands in a later bucket since, or in none
             owner.bucket = NEVER
             if owner.deadline <= self.now:
                 owner.expire()
+                most = None if most is None else most - 1
             elif owner.deadline < NEVER:
                 owner.bucket = owner.deadline
                 self._buckets.setdefault(owner.deadline, set()).add(owner)
+        return bool(due)

@@ -58,6 +58,7 @@ class HeadReader:
     __slots__ = (
         "_complete",
         "_in_body",
+        "_is_spent",
         "_last_host",
         "_max_header_bytes",
         "_max_target_bytes",
@@ -90,6 +91,7 @@ class HeadReader:
         self._renew()
 
     def _renew(self) -> None:
+        self._is_spent = False
         self._parser: Any = httptools.HttpRequestParser(self)
 
     def close(self) -> None:
@@ -106,6 +108,8 @@ class HeadReader:
         """Take one field; trailers (RFC 9112 §7.1.2) are read and ignored."""
         key = name.lower()
         if key not in _MEANT or self._in_body:
+            # llhttp takes it for Connection, and reads nothing after a close; no standard has it.
+            self._is_spent = self._is_spent or key == b"proxy-connection"
             return
         fields = self.fields
         if key not in fields:
@@ -182,6 +186,8 @@ class HeadReader:
         else:
             # llhttp also reads RTSP and ICE.
             raise Refused(400, "not a request line")
+        if self._is_spent:
+            self._renew()
         self.fields = {}
         self.target = b""
         self._complete = 0

@@ -148,6 +148,7 @@ class PreparedResponse(Response):
     def __init__(self, wire: bytes) -> None:
         self.status = 200
         self._wire = wire
+        self.body = wire[wire.index(b"\r\n\r\n") + 4 :]
 
     def head(self, second: int) -> bytes:
         """Return the head that was made; ``second`` has passed since at most while earlier answers went out."""
@@ -191,6 +192,40 @@ class Handler(Protocol):
         ...
 
 
+class ExpressSockets(Protocol):
+    """Reads and answers plain requests on sockets lent to it; fastpath.express_sockets tells the rules."""
+
+    tick: int
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable while any lent socket is; then ``run`` is to be called."""
+        ...
+
+    def run(self) -> None:
+        """Read each lent socket that is readable, once, and answer or give it back."""
+        ...
+
+    def lend(self, fd: int, owner: Any) -> None:
+        """Take over a socket whose transport has stopped reading and has nothing unsent."""
+        ...
+
+    def take_back(self, fd: int, owner: Any) -> None:
+        """Let go of an owner's socket; nothing where it is not lent."""
+        ...
+
+    def activity(self, fd: int, owner: Any) -> tuple[int, int]:
+        """Return how many requests were answered since it was lent, and the tick of the last answer."""
+        ...
+
+    def answered(self, fd: int, owner: Any) -> None:
+        """Say that the answer that was missing has been sent."""
+        ...
+
+    def send(self, fd: int, octets: bytes) -> bytes:
+        """Send at once; returns what could not be sent."""
+        ...
+
+
 class Express(Protocol):
     """The short way to answers that are ready: whole messages, made without a Request.
 
@@ -204,7 +239,11 @@ class Express(Protocol):
 
     read: Callable[[bytes], Any] | None
     """The messages for a whole read from a connection that was between requests; what is neither bytes nor None stands
-    for one whole request, to be given to ``fetch``."""
+    for one whole request, a POST or a GET (its ``is_post``), to be given to ``fetch``."""
+
+    def open_sockets(self) -> ExpressSockets:
+        """Make what reads from sockets lent to it, and answers as ``read`` does."""
+        ...
 
     def fetch(self, missing: Any, reply: Callable[[Response], None]) -> None:
         """Answer a request that ``read`` could not; as ``Handler.handle``."""

@@ -34,6 +34,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CONNECTION_CLOSE = b"Connection: close\r\n\r\n"
 _CONNECTION_KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 _METHOD_NOT_ALLOWED = http_error(405, ((b"Allow", b", ".join(ALLOWED)),))
+_PLAIN = (Request(b"GET", b"/"), Request(b"POST", b"/"))  # what the express lane leaves of a request that it has read
 _ERRORS: dict[int, Response] = {405: _METHOD_NOT_ALLOWED}
 
 
@@ -50,7 +51,7 @@ class Exchange:
 
     def __init__(self, protocol: HTTPProtocol, request: Request | None, keep_alive: bool, http_1_0: bool) -> None:
         self.protocol: HTTPProtocol | None = protocol  # None once the connection has gone
-        self.request = request  # None: refused unread, or read by the express lane, which takes plain ones only
+        self.request = request  # None for a request that was refused unread
         self.keep_alive = keep_alive
         self.http_1_0 = http_1_0
         self.response: Response | None = None
@@ -77,6 +78,8 @@ class HTTPProtocol(asyncio.Protocol):
         "_discarded",
         "_empty_lines",
         "_head",
+        "_lent_at",
+        "_lent_fd",
         "_linger",
         "_mid_request",
         "_needed",
@@ -105,6 +108,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._peer = ""
         self._address_key: bytes | None = None  # None: not admitted
         self._head = HeadReader(state.config)
+        self._lent_at = 0  # tick
+        self._lent_fd = -1  # the descriptor, while the express lane reads and writes it
         self._queue: deque[Exchange] = deque()  # in the order of the requests
         self._out: list[bytes] = []  # gathered within one call, then written
         self._out_bytes = 0
@@ -144,6 +149,9 @@ class HTTPProtocol(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         # The first request must begin within the time that it may take to arrive.
         self._set_deadline(self._state.config.header_timeout)
+        if self._state.sockets is not None:
+            # Soon: the transport begins to read after this, and only then can it be made to stop.
+            asyncio.get_running_loop().call_soon(self._lend)
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived and answer every request that is now whole."""
@@ -190,6 +198,7 @@ class HTTPProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything; answers still under way come to nothing."""
+        self.take_back()
         self._stopped = self._close_sent = True
         for exchange in self._queue:
             exchange.protocol = None
@@ -217,6 +226,66 @@ class HTTPProtocol(asyncio.Protocol):
         if not self._advancing:
             self._resume()
 
+    # --- what the express lane calls while it has the socket ----------------------------------------------------------
+
+    def returned(self, data: bytes, unsent: bytes) -> None:
+        """Go on by ourselves: see fastpath.express_sockets."""
+        self.take_back()
+        if unsent and self._transport is not None:
+            self._transport.write(unsent)
+        if data:
+            self.data_received(data)
+
+    def missing(self, answer: Any) -> None:
+        """Fetch what one plain request lacks; the lane keeps the socket, and reads on once it is answered."""
+        self._answer_express(answer)
+
+    def _lend(self) -> None:
+        """Let the express lane read and answer on our socket, for as long as everything is plain."""
+        state, transport = self._state, self._transport
+        if state.sockets is None or transport is None or not self._is_between_requests():
+            return
+        fd = transport.get_extra_info("socket").fileno()
+        try:
+            state.sockets.lend(fd, self)
+        except OSError as error:
+            log.warning("socket_not_lent", error=str(error))
+            return
+        self._set_reading(False)
+        self._lent_fd = fd
+        self._lent_at = state.wheel.now
+        # The lane does not tell of each answer: we look, as soon as anything may be due.
+        self._set_deadline(min(state.config.header_timeout, state.config.idle_timeout))
+
+    def take_back(self) -> None:
+        """Have the socket for ourselves again, if it was lent; before it is closed, and before anything unusual."""
+        fd, sockets = self._lent_fd, self._state.sockets
+        if fd < 0 or sockets is None:
+            return
+        served, tick = sockets.activity(fd, self)
+        sockets.take_back(fd, self)
+        self._lent_fd = -1
+        self._served += served
+        wheel, config = self._state.wheel, self._state.config
+        since, timeout = (tick, config.idle_timeout) if served else (self._lent_at, config.header_timeout)
+        wheel.set(self, max(0, since + timeout - wheel.now))
+        self._set_reading(not self._stopped)
+
+    def _may_stay_lent(self) -> bool:
+        """Tell whether the lane has answered lately, or may still wait for the first request; then look again later."""
+        state = self._state
+        if self._lent_fd < 0 or self._queue or state.sockets is None:
+            return False
+        served, tick = state.sockets.activity(self._lent_fd, self)
+        if served:
+            left = tick + state.config.idle_timeout - state.wheel.now
+        else:
+            left = self._lent_at + state.config.header_timeout - state.wheel.now
+        if left < 0:
+            return False
+        self._set_deadline(left)
+        return True
+
     # --- what the server and the deadline wheel call ----------------------------------------------------------------
 
     def drain(self) -> None:
@@ -224,19 +293,22 @@ class HTTPProtocol(asyncio.Protocol):
 
         A connection that has asked nothing yet may ask once: its first request may be on its way.
         """
+        self.take_back()
         if not self._queue and not self._mid_request and self._served and not self._close_sent:
-            self._stopped = True
+            self._stopped = self._linger = True
             self._hang_up()
 
     def cut(self) -> None:
         """End the connection now, whatever is under way."""
+        self.take_back()
         if self._transport is not None:
             self._transport.abort()
 
     def expire(self) -> None:
         """Act on a deadline: which one it was follows from what we are waiting for."""
-        if self._transport is None:
+        if self._transport is None or self._may_stay_lent():
             return
+        self.take_back()
         if self._close_sent:
             self.cut()  # it had LINGER_S
         elif self._write_paused or self._transport.get_write_buffer_size():
@@ -262,12 +334,12 @@ class HTTPProtocol(asyncio.Protocol):
         """Write what the express lane answered to a whole read, or have it fetched."""
         state = self._state
         self._empty_lines = 0
-        self.deadline = state.idle_deadline  # later than the one that stands, so the wheel will see it
+        self._set_deadline(state.config.idle_timeout)
         if type(answer) is bytes:
             self._served += 1
             self._transport.write(answer)  # type: ignore[union-attr]  # it is there while data arrives
         else:
-            exchange = Exchange(self, None, keep_alive=True, http_1_0=False)
+            exchange = Exchange(self, _PLAIN[answer.is_post], keep_alive=True, http_1_0=False)
             self._queue.append(exchange)
             fetch = partial(state.fetch, answer, exchange)  # type: ignore[misc, arg-type]  # it is there where read is
             if state.turns is None:
@@ -442,7 +514,7 @@ class HTTPProtocol(asyncio.Protocol):
             if octets is not None:
                 self._begin_request()
                 self._served += 1
-                self.deadline = state.idle_deadline
+                self._set_deadline(state.config.idle_timeout)
                 self._write(octets)
                 return
         get = head.fields.get
@@ -487,6 +559,8 @@ class HTTPProtocol(asyncio.Protocol):
         if not self._advancing:
             self._set_deadline(self._arrival_timeout())
             self._resume()
+        if self._lent_fd >= 0 and not queue and self._state.sockets is not None:
+            self._state.sockets.answered(self._lent_fd, self)
 
     def _send(self, exchange: Exchange, response: Response, second: int) -> None:
         request = exchange.request
@@ -523,7 +597,12 @@ class HTTPProtocol(asyncio.Protocol):
             octets = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._out_bytes = 0
-            if not self._transport.is_closing():
+            if self._lent_fd >= 0 and self._state.sockets is not None:
+                # Past the transport, whose queue would let the lane's next answer overtake this one.
+                octets = self._state.sockets.send(self._lent_fd, octets)
+                if octets:
+                    self.take_back()
+            if octets and not self._transport.is_closing():
                 self._transport.write(octets)
         if self._close_sent and not self._advancing:
             self._hang_up()
@@ -549,6 +628,7 @@ class HTTPProtocol(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
+        self.take_back()
         self._close_sent = True
         unsent = transport.get_write_buffer_size() > 0
         self._set_deadline(self._state.config.idle_timeout if unsent else LINGER_S)
@@ -570,6 +650,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._pieces_bytes = 0
 
     def _set_reading(self, wanted: bool) -> None:
+        if self._lent_fd >= 0:
+            return  # the lane reads
         if wanted != self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = wanted
             if wanted:

@@ -27,6 +27,7 @@ log = get_logger(__name__)
 BACKLOG = 4_096  # connections that wait while a worker is busy or replaced; the kernel caps it at somaxconn
 SPARE_FILES = 64  # descriptors for everything but clients: Redis, logs, metrics, the loop itself
 TICK_S = 1.0
+LAST_ANSWER_S = 0.5  # that a stopping worker leaves to connections that are between requests
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -86,10 +87,13 @@ class HTTPServer:
     def __init__(self, handler: Handler, config: HTTPConfig, clock: Clock, express: Express | None = None) -> None:
         fitting = raise_file_limit(config)
         self._config = config.model_copy(update={"max_connections": fitting})
-        # Without the lane nothing tells ready answers from others before they are read.
-        has_lane = express is not None and express.read is not None
-        turns = Turns(asyncio.get_running_loop().call_soon, express.ready_count) if express and has_lane else None
-        self.state = ServerState(handler, self._config, clock, express, turns)
+        turns, self._sockets = None, None
+        if express is not None and express.read is not None:
+            # Without the lane nothing tells ready answers from others before they are read.
+            loop = asyncio.get_running_loop()
+            turns, self._sockets = Turns(loop.call_soon, express.ready_count), express.open_sockets()
+            loop.add_reader(self._sockets.fileno(), self._sockets.run)
+        self.state = ServerState(handler, self._config, clock, express, turns, self._sockets)
         self._servers: list[asyncio.Server] = []
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -112,6 +116,11 @@ class HTTPServer:
         state.drain()
         for server in self._servers:
             server.close()
+        # Whoever asks within a moment still gets an answer, and is told in it to come to another worker; a request that
+        # is on its way to a connection that we hang up on is lost.
+        if state.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(state.empty.wait(), LAST_ANSWER_S)
         for connection in list(state.connections):
             connection.drain()
         if state.connections:
@@ -126,6 +135,8 @@ class HTTPServer:
         await asyncio.sleep(0)
         if self._ticker is not None:
             self._ticker.cancel()
+        if self._sockets is not None:
+            asyncio.get_running_loop().remove_reader(self._sockets.fileno())
         state.publish()
 
 

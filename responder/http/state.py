@@ -11,11 +11,13 @@ from responder import metrics
 from responder.clock import Clock
 from responder.config import HTTPConfig
 from responder.http.deadlines import DeadlineWheel
-from responder.http.message import Express, Handler
+from responder.http.message import Express, ExpressSockets, Handler
 from responder.http.turns import Turns
 
 if TYPE_CHECKING:
     from responder.http.protocol import HTTPProtocol
+
+EXPIRED_IN_A_TURN = 16  # connections; each costs some 20 µs
 
 
 def address_key(peer: str) -> bytes:
@@ -44,8 +46,9 @@ class ServerState:
         clock: Clock,
         express: Express | None = None,
         turns: Turns | None = None,
+        sockets: ExpressSockets | None = None,
     ) -> None:
-        """Without ``turns`` everything is done as it arrives."""
+        """Without ``turns`` everything is done as it arrives; without ``sockets`` connections keep theirs."""
         self.handler = handler
         self.config = config
         self.clock = clock
@@ -53,11 +56,11 @@ class ServerState:
         self.draining = False
         self._express = express
         self.turns = turns
+        self.sockets = sockets  # None while draining
         # What connections call; None while draining, when every answer says `Connection: close`.
         self.ready = express.ready if express else None
         self.read = express.read if express else None
         self.fetch = express.fetch if express else None
-        self.idle_deadline = self.wheel.deadline_after(config.idle_timeout)  # of what is answered within this tick
         self.empty = asyncio.Event()  # set when the last connection ends while draining
         self.connections: set[HTTPProtocol] = set()
         self.responses: Counter[int] = Counter()  # by status, since the last tick
@@ -89,13 +92,26 @@ class ServerState:
     def tick(self) -> None:
         """Let a second pass: deadlines first, then the counts."""
         self.wheel.tick()
-        self.idle_deadline = self.wheel.deadline_after(self.config.idle_timeout)
+        if self.sockets is not None:
+            self.sockets.tick = self.wheel.now
+        if self.turns is None:
+            self.wheel.expire()
+        else:
+            self.turns.add(self._expire_some)
         self.publish()
+
+    def _expire_some(self) -> None:
+        # A thousand connections may be due in one second: not all in one turn of the loop.
+        if self.wheel.expire(EXPIRED_IN_A_TURN) and self.turns is not None:
+            self.turns.add(self._expire_some)
 
     def drain(self) -> None:
         """From now on every answer is its connection's last."""
         self.draining = True
         self.ready = self.read = None
+        for connection in self.connections:
+            connection.take_back()
+        self.sockets = None
 
     def publish(self) -> None:
         """Move the counts into the metrics."""

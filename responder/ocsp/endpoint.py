@@ -241,13 +241,15 @@ class OCSPEndpoint:
             return refused(questions)
         first = questions[0]
         nonce_octets = None if first.issuer.config.ocsp.nonce == "ignore" else request.nonce_octets
-        if len(questions) == 1 and nonce_octets is None:
-            ready = refused(Outcome.UNASSIGNED) if self._known_absent(first) else self._from_table(first)
-            if ready is None:
+        if len(questions) == 1:
+            ready = self._from_table(first) if nonce_octets is None else None
+            if ready is not None:
+                return ready
+            if self._known_absent(first):
+                return refused(Outcome.UNASSIGNED)
+            if nonce_octets is None:
                 self._stored.fetch(first, partial(self._fetched, first, done, may_ask_live=True))
-            return ready
-        if len(questions) == 1 and self._known_absent(first):
-            return refused(Outcome.UNASSIGNED)
+                return None
         self._start(self._ask_live(questions, nonce_octets), done)
         return None
 
@@ -256,10 +258,15 @@ class OCSPEndpoint:
 
         Where Redis has one, it is in the table when ``message`` is asked for the whole message that holds it.
         """
-        if self._known_absent(question):
-            self._reply(reply, refused(Outcome.UNASSIGNED))
-        else:
-            self._stored.fetch(question, partial(self._arrived, question, reply, message))
+        try:
+            if not self._known_absent(question):
+                self._stored.fetch(question, partial(self._arrived, question, reply, message))
+                return
+            result = refused(Outcome.UNASSIGNED)
+        except Exception:
+            log.exception("query_failed")
+            result = refused(Outcome.INTERNAL)
+        self._reply(reply, result)
 
     def _arrived(
         self, question: Question, reply: Callable[[Response], None], message: Callable[[], bytes | None], found: Found

@@ -9,7 +9,7 @@ for each worker. Knows no HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from responder.clock import Clock
@@ -129,8 +129,17 @@ class JournalFollower:
         self._forget_buckets()
         behind = max(taken.values()) >= READ_COUNT
         if not behind:
+            self._check_ends(reading.ends)
             self._contact.seen(sent_at)
         return behind
+
+    def _check_ends(self, ends: Mapping[int, int]) -> None:
+        """Find what was trimmed with nothing after it: the ends were read before the entries, which must reach them."""
+        for partition, end in ends.items():
+            if end > self._numbers[partition]:
+                log.warning("journal_gap", partition=partition, seen=self._numbers[partition], next=end + 1)
+                self._forget_partition(partition)
+                self._numbers[partition] = end
 
     def _begin(self, run_id: str, ends: dict[int, int]) -> None:
         # What was fetched before these numbers were read may have changed unseen.

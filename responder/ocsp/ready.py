@@ -11,6 +11,7 @@ from functools import partial
 
 from fastpath.answer_table import AnswerTable
 from fastpath.express import ExpressLane, Missing
+from fastpath.express_sockets import ExpressSockets
 from responder.clock import Clock
 from responder.config import HTTPConfig
 from responder.http.caching import head_parts
@@ -65,6 +66,10 @@ class ReadyAnswers:
         self.ready: Callable[[bool, bytes, bytes], bytes | None] = self._lane.ready
         self.ready_count: Callable[[], int] = self._lane.ready_count
         self.read: Callable[[bytes], bytes | Missing | None] | None = self._lane.read if http.express else None
+
+    def open_sockets(self) -> ExpressSockets:
+        """Make what reads from sockets lent to it."""
+        return ExpressSockets(self._lane)
 
     def fetch(self, missing: Missing, reply: Callable[[Response], None]) -> None:
         """Have the endpoint answer a plain question that the table has no answer to."""

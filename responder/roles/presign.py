@@ -29,7 +29,8 @@ from responder.store.redis_store import Store
 log = get_logger(__name__)
 
 IDLE_BLOCK_MS = 50  # how long to wait for questions when nothing is due; a revocation waits no longer either
-STORE_RETRY_S = 0.5
+STORE_RETRY_FIRST_S = 0.05  # a connection that was cut is made anew at once: a revocation may wait for its signature
+STORE_RETRY_MOST_S = 0.5
 SIGNER_RETRY_S = 30.0
 
 
@@ -61,12 +62,16 @@ def presign(
         ):
             # With a signer missing, all are opened anew after a while: a token may be back, a certificate renewed.
             until = clock.monotonic() + SIGNER_RETRY_S if len(signers) < len(issuers) else float("inf")
+            pause = STORE_RETRY_FIRST_S
             while not stop.is_set() and clock.monotonic() < until:
+                began = clock.monotonic()
                 try:
                     _sign(store, issuers, signers, clock, stop, until)
                 except StoreUnavailable as error:
                     log.warning("store_unavailable", error=str(error))
-                    stop.wait(STORE_RETRY_S)
+                    worked = clock.monotonic() - began > STORE_RETRY_MOST_S
+                    pause = STORE_RETRY_FIRST_S if worked else min(2 * pause, STORE_RETRY_MOST_S)
+                    stop.wait(pause)
     log.info("stopped")
 
 
