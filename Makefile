@@ -5,7 +5,7 @@ VENV := .venv
 STAMP := $(VENV)/.built
 SOURCES := pyproject.toml setup.py .ci/constraints.txt $(wildcard fastpath/*.pyx fastpath/*.pxd)
 
-.PHONY: build run test test-sanitized lint docs clean
+.PHONY: build run test test-sanitized lint docs bench clean
 
 build: $(STAMP)
 
@@ -38,10 +38,20 @@ test-sanitized: build
 	cd build/sanitized && REVOCAST_SANITIZE=1 ../../$(VENV)/bin/python setup.py -q build_ext --inplace
 	cd build/sanitized && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
 		../../$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/fuzz tests/unit/test_ocsp_request.py \
-		tests/unit/test_http_target.py tests/unit/test_ocsp_response.py tests/unit/test_request_differential.py
+		tests/unit/test_http_target.py tests/unit/test_ocsp_response.py tests/unit/test_request_differential.py \
+		tests/unit/test_answer_table.py tests/unit/test_express.py tests/unit/test_express_sockets.py
 
 docs: build
 	$(VENV)/bin/python docs/generate.py
+	$(VENV)/bin/python -m bench.serve.report
+
+# Half an hour on two quiet cores; nothing else may run meanwhile. Writes bench/results/ and docs/performance.md.
+bench: build
+	@.ci/need bench
+	$(VENV)/bin/python -m bench.serve
+	$(VENV)/bin/python -m bench.revocation_lag --json bench/results/revocation_lag.json
+	$(VENV)/bin/python -m bench.isolation --json bench/results/isolation.json
+	$(VENV)/bin/python -m bench.serve.report
 
 clean:
 	rm -rf build $(VENV) quickstart fastpath/*.so

@@ -87,6 +87,8 @@ cdef class ExpressLane:
     cdef long long[3] _answered
     cdef unsigned char[MAX_TARGET] _decoded
 
+    # Read the clock: before find_all, and again after half a millisecond at most.
+    cdef int look_at_clock(self) except -1
     # Find the answers to a read of `size` octets at `data` (data[size] is readable, and 0). FOUND: `count` of them in
     # `found`, `total` octets in all, to be written at once. MISSING: `serial` of the one that found[0] lacks.
     cdef Finding find_all(
@@ -97,14 +99,13 @@ cdef class ExpressLane:
         int* count,
         Py_ssize_t* total,
         DerReader* serial,
-    ) except *
+    ) noexcept
     cdef void write_all(self, unsigned char* at, const Found* found, int count) noexcept
     cdef Missing make_missing(self, const Found* found, const DerReader* serial)
     cdef uint32_t _key_home(self, const unsigned char* key_hash) noexcept nogil
     cdef const IssuerKey* _find_issuer(
         self, HashKind hash_kind, const DerReader* name_hash, const DerReader* key_hash
     ) noexcept nogil
-    cdef int _look_at_clock(self) except -1
     cdef Finding _find(
         self, const unsigned char* der, Py_ssize_t size, Found* found, DerReader* serial
     ) noexcept

@@ -22,8 +22,8 @@ What both leave: other methods and versions, nonces, several CertIDs, unknown cr
 without the basic type; what is not in the table, not in date, or good while this worker has not seen the journal for
 nearly ``max_blind``. All this is for the ordinary way to refuse, or to answer otherwise.
 
-Knows no sockets. The clock is the caller's: it is read once a call; what depends on the second alone (the Date line,
-who is blind) is made when it changes. RFC 9112 §3, §5 (what is taken), RFC 9919 §6, §7.2 (heads).
+Knows no sockets. The clock is the caller's: it is read once a call, or once for a batch of reads; what depends on the
+second alone (the Date line, who is blind) is made when it changes. RFC 9112 §3, §5 (what is taken), RFC 9919 §6, §7.2 (heads).
 """
 
 cimport cython
@@ -65,6 +65,7 @@ cdef enum:
     DIGIT = 16
 
 cdef unsigned char[256] CLASSES
+cdef unsigned char[256][2] HEX  # two digits of each octet
 
 
 cdef void fill_classes():
@@ -79,11 +80,12 @@ cdef void fill_classes():
         CLASSES[octet] |= HOST
     for octet in b"0123456789":
         CLASSES[octet] |= DIGIT
+    for octet in range(256):
+        HEX[octet][0], HEX[octet][1] = b"%02x" % octet
 
 
 fill_classes()
 
-cdef const char* HEX = b"0123456789abcdef"
 cdef tuple HASH_NAMES = ("sha1", "sha256", "sha384", "sha512")  # by HashKind
 
 
@@ -337,7 +339,7 @@ cdef class ExpressLane:
             slot = (slot + 1) & self._key_mask
         return NULL
 
-    cdef int _look_at_clock(self) except -1:
+    cdef int look_at_clock(self) except -1:
         cdef double now = self._now()
         cdef double age
         cdef Py_ssize_t issuer
@@ -417,8 +419,7 @@ cdef class ExpressLane:
             at = put(at, self._etag_open)
             etag = etag_of(record)
             for index in range(ETAG_OCTETS):
-                at[2 * index] = <unsigned char>HEX[etag[index] >> 4]
-                at[2 * index + 1] = <unsigned char>HEX[etag[index] & 15]
+                memcpy(at + 2 * index, &HEX[etag[index]], 2)
             at += 2 * ETAG_OCTETS
             at[0], at[1], at[2] = c'"', c"\r", c"\n"
             at = put(at + 3, terms.expires_line)
@@ -471,7 +472,7 @@ cdef class ExpressLane:
         cdef Py_ssize_t size, offset
         cdef bytes message
         cdef const unsigned char* der = <const unsigned char*>PyBytes_AS_STRING(body)
-        self._look_at_clock()
+        self.look_at_clock()
         if is_post:
             size = PyBytes_GET_SIZE(body)
         else:
@@ -491,7 +492,7 @@ cdef class ExpressLane:
     def message(self, Missing missing not None):
         cdef Found found
         cdef bytes message
-        self._look_at_clock()
+        self.look_at_clock()
         found.key = missing.key
         found.is_post = missing.is_post
         if FOUND != self._look_up(
@@ -512,13 +513,12 @@ cdef class ExpressLane:
         int* count,
         Py_ssize_t* total,
         DerReader* serial,
-    ) except *:
+    ) noexcept:
         cdef Framed framed
         cdef const unsigned char* end = data + size
         cdef const unsigned char* der
         cdef Py_ssize_t offset
         cdef Finding finding
-        self._look_at_clock()
         count[0] = 0
         total[0] = 0
         while data < end:
@@ -556,7 +556,9 @@ cdef class ExpressLane:
         cdef Py_ssize_t total
         cdef int count
         cdef bytes messages
-        cdef Finding finding = self.find_all(
+        cdef Finding finding
+        self.look_at_clock()
+        finding = self.find_all(
             <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), found, &count, &total, &serial
         )
         if finding == MISSING:

@@ -8,8 +8,11 @@ class Owner(Protocol):
     def returned(self, data: bytes, unsent: bytes) -> None:
         """Take the socket back: ``data`` was read and not answered, ``unsent`` is the rest of answers.
 
-        Both empty: the stream has ended, or failed; the transport will find out. The owner calls ``take_back``.
+        Both empty: the stream has ended; the transport will find out. The owner calls ``take_back``.
         """
+
+    def failed(self) -> None:
+        """End the connection: it is broken, and the transport would take it for the end of the stream."""
 
     def missing(self, answer: Any) -> None:
         """Fetch the answer to one plain request (fastpath.express.Missing), ``send`` it and say ``answered``."""
@@ -27,7 +30,7 @@ class ExpressSockets:
         """Return the descriptor that is readable while any lent socket is; then ``run`` is to be called."""
 
     def run(self) -> None:
-        """Read each lent socket that is readable, once, and answer or give it back."""
+        """Read each lent socket that is readable, and answer or give it back; at most 256 reads."""
 
     def lend(self, fd: int, owner: Owner) -> None:
         """Take over a socket whose transport has stopped reading and has nothing unsent.

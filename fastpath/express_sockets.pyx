@@ -2,13 +2,14 @@
 
 A connection that is between requests lends its socket: its transport stops reading, and this object waits for the
 socket in an epoll of its own, which the event loop watches as one descriptor. What the lane answers is sent at once. All
-else gives the socket back, with the octets that were read: an unusual or unfinished request, the end of the stream, an
-error (which the transport will meet again), a client that does not take its answer. A miss keeps the socket here while the
+else gives the socket back, with the octets that were read: an unusual or unfinished request, the end of the stream (which
+the transport will meet again), a client that does not take its answer. A miss keeps the socket here while the
 answer is fetched; whoever sends more meanwhile gets it back too. So a hot query costs two system calls and what the lane
 takes, and every rule of connections stays where it is, in responder/http/protocol.py.
 
 The owner of a socket has three methods: ``returned(data, unsent)``: it is given back, `data` was read and not answered,
-`unsent` was answered and not sent; ``missing(what)``: fetch the answer, then ``send`` it and say ``answered``.
+`unsent` was answered and not sent; ``missing(what)``: fetch the answer, then ``send`` it and say ``answered``;
+``failed()``: the connection is broken.
 One event loop's thread. The only module of this package that makes system calls (docs/adr/0008).
 """
 
@@ -42,6 +43,9 @@ cdef extern from "<sys/epoll.h>" nogil:
     int EPOLL_CTL_ADD
     int EPOLL_CTL_DEL
     uint32_t EPOLLIN
+    uint32_t EPOLLET
+    uint32_t EPOLLERR
+    uint32_t EPOLLHUP
     uint32_t EPOLLRDHUP
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -51,7 +55,8 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_NOSIGNAL
 
 cdef enum:
-    MAX_EVENTS = 64  # sockets looked at in one turn of the loop, each once: about half a millisecond
+    MAX_EVENTS = 64  # sockets looked at with one reading of the clock, each once: about half a millisecond
+    MAX_ROUNDS = 4  # of these in one turn of the loop, while each finds some
     READ_SIZE = 65_536
 
 cdef struct Lent:
@@ -104,7 +109,8 @@ cdef class ExpressSockets:
         if self._lent[fd].owner != NULL:
             raise ValueError(f"descriptor {fd} is lent already")
         memset(&event, 0, sizeof(event))
-        event.events = EPOLLIN | EPOLLRDHUP
+        # Edge-triggered: a socket that was read empty costs no second look. What leaves it otherwise gives it back.
+        event.events = EPOLLIN | EPOLLRDHUP | EPOLLET
         event.data.fd = fd
         if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) < 0:
             raise OSError(errno, os.strerror(errno))
@@ -147,12 +153,16 @@ cdef class ExpressSockets:
 
     def run(self):
         cdef epoll_event[MAX_EVENTS] events
-        cdef int count = epoll_wait(self._epoll, events, MAX_EVENTS, 0)
-        cdef int index
-        for index in range(count):
-            self._serve(events[index].data.fd)
+        cdef int count, index
+        for _ in range(MAX_ROUNDS):
+            count = epoll_wait(self._epoll, events, MAX_EVENTS, 0)
+            if count <= 0:
+                return
+            self._lane.look_at_clock()
+            for index in range(count):
+                self._serve(events[index].data.fd, events[index].events)
 
-    cdef int _serve(self, int fd) except -1:
+    cdef int _serve(self, int fd, uint32_t events) except -1:
         cdef Found[MAX_REQUESTS] found
         cdef DerReader serial
         cdef Py_ssize_t got, sent, total
@@ -164,10 +174,15 @@ cdef class ExpressSockets:
         if fd >= self._size or self._lent[fd].owner == NULL:
             return 0
         lent = &self._lent[fd]
-        got = recv(fd, self._in, READ_SIZE, MSG_DONTWAIT)
-        if got < 0 and (errno == EAGAIN or errno == EINTR):
-            return 0
         owner = <object>lent.owner
+        got = recv(fd, self._in, READ_SIZE, MSG_DONTWAIT)
+        while got < 0 and errno == EINTR:
+            got = recv(fd, self._in, READ_SIZE, MSG_DONTWAIT)
+        if got < 0 and errno == EAGAIN and not events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            return 0
+        if got < 0 and errno != EAGAIN:
+            owner.failed()  # nobody will be told of it again
+            return 0
         if got <= 0:
             owner.returned(b"", b"")
             return 0
@@ -189,4 +204,6 @@ cdef class ExpressSockets:
             owner.missing(self._lane.make_missing(&found[0], &serial))
         else:
             owner.returned(PyBytes_FromStringAndSize(<const char*>self._in, got), b"")
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) and self._find(fd, owner) != NULL:
+            owner.returned(b"", b"")  # the end came with the request, and is not told again
         return 0

@@ -18,6 +18,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 cdef enum:
     NOT_BASE64 = 255
 
+cdef unsigned int NONE = 0x80000000
+
 cdef enum TargetStatus:
     TARGET_TOO_LONG = TARGET_OK + 1
     TARGET_NOT_ORIGIN_FORM
@@ -46,6 +48,11 @@ _CODES = {
 # Indexed by octet; filled once below, read only afterwards.
 cdef unsigned char[256] BASE64_VALUES
 cdef unsigned char[256] HEX_VALUES
+# The same values where they go in 24 bits, by the letter's place among four; the top bit for what is none.
+cdef unsigned int[256] FIRST
+cdef unsigned int[256] SECOND
+cdef unsigned int[256] THIRD
+cdef unsigned int[256] FOURTH
 
 
 cdef void fill_tables():
@@ -56,6 +63,12 @@ cdef void fill_tables():
         HEX_VALUES[value] = 255
     for value, letter in enumerate(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"):
         BASE64_VALUES[letter] = <unsigned char>value
+    for letter in range(256):
+        value = BASE64_VALUES[letter]
+        FIRST[letter] = <unsigned int>value << 18 if value < 64 else NONE
+        SECOND[letter] = <unsigned int>value << 12 if value < 64 else NONE
+        THIRD[letter] = <unsigned int>value << 6 if value < 64 else NONE
+        FOURTH[letter] = <unsigned int>value if value < 64 else NONE
     for value, letter in enumerate(b"0123456789abcdef"):
         HEX_VALUES[letter] = <unsigned char>value
     for value, letter in enumerate(b"0123456789ABCDEF"):
@@ -85,7 +98,8 @@ cdef int decode_octets(
     cdef Py_ssize_t paddings = 0
     cdef Py_ssize_t written = 0
     cdef unsigned int bits = 0
-    cdef unsigned char letter, value, second, third, fourth
+    cdef unsigned int four
+    cdef unsigned char letter, value
     cdef bint may_be_extra_slash = True
     offset[0] = 0
     if size > MAX_TARGET:
@@ -95,15 +109,12 @@ cdef int decode_octets(
     while at < size:
         # Four plain letters at once, which most of a target is; whatever is not one is looked at below.
         while letters & 3 == 0 and paddings == 0 and not may_be_extra_slash and size - at >= 4:
-            value = BASE64_VALUES[target[at]]
-            second = BASE64_VALUES[target[at + 1]]
-            third = BASE64_VALUES[target[at + 2]]
-            fourth = BASE64_VALUES[target[at + 3]]
-            if (value | second | third | fourth) & 0xC0:
+            four = FIRST[target[at]] | SECOND[target[at + 1]] | THIRD[target[at + 2]] | FOURTH[target[at + 3]]
+            if four & NONE:
                 break
-            decoded[written] = <unsigned char>(value << 2 | second >> 4)
-            decoded[written + 1] = <unsigned char>(second << 4 | third >> 2)
-            decoded[written + 2] = <unsigned char>(third << 6 | fourth)
+            decoded[written] = <unsigned char>(four >> 16)
+            decoded[written + 1] = <unsigned char>(four >> 8)
+            decoded[written + 2] = <unsigned char>four
             letters += 4
             written += 3
             at += 4

@@ -202,7 +202,7 @@ class ExpressSockets(Protocol):
         ...
 
     def run(self) -> None:
-        """Read each lent socket that is readable, once, and answer or give it back."""
+        """Read each lent socket that is readable, and answer or give it back."""
         ...
 
     def lend(self, fd: int, owner: Any) -> None:

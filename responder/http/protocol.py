@@ -236,6 +236,10 @@ class HTTPProtocol(asyncio.Protocol):
         if data:
             self.data_received(data)
 
+    def failed(self) -> None:
+        """End a connection that broke in the lane's hands."""
+        self.cut()
+
     def missing(self, answer: Any) -> None:
         """Fetch what one plain request lacks; the lane keeps the socket, and reads on once it is answered."""
         self._answer_express(answer)

@@ -248,9 +248,11 @@ class EdgeStore:
         if look:
             commands += values.RUN_COMMANDS
             commands += [("XINFO", "STREAM", self.layout.journal(partition)) for partition in PARTITIONS]
-        for partition, number in after.items():
-            start = f"{number}-{2**64 - 1}"
-            commands.append(("XREAD", "COUNT", count, "STREAMS", self.layout.journal(partition), start))
+        if after:
+            # One command for all: a Cluster, whose nodes hold a part of them each, would need one for each.
+            keys = [self.layout.journal(partition) for partition in after]
+            starts = [f"{number}-{2**64 - 1}" for number in after.values()]
+            commands.append(("XREAD", "COUNT", count, "STREAMS", *keys, *starts))
         if not commands:
             return JournalReading([])
         replies = await self._link.pipeline(commands)

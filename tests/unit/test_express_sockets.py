@@ -1,0 +1,362 @@
+"""The express lane on sockets lent to it: the same octets as ever, and every socket given back when it must be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from fastpath.express_sockets import ExpressSockets
+from responder.http.server import HTTPServer, open_socket
+from responder.log import configure_logging
+from tests.edge_room import until
+from tests.express_room import ExpressRoom, Streams, cut, get, post
+from tests.http_wire import parse_replies
+
+READ_WITHIN_S = 10.0
+
+
+class Served:
+    """A real server in front of a room's answers, and its clients, all on one loop."""
+
+    def __init__(self, room: ExpressRoom, server: HTTPServer, address: tuple[str, int]) -> None:
+        self.room = room
+        self.server = server
+        self.address = address
+        self.loop = asyncio.get_running_loop()
+        self.opened: list[socket.socket] = []
+
+    async def connect(self) -> socket.socket:
+        client = socket.socket()
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each piece is a packet of its own
+        self.opened.append(client)
+        await self.loop.sock_connect(client, self.address)
+        return client
+
+    async def turns(self, count: int = 8) -> None:
+        """Let the loop turn: what was sent is read, answered and written by then."""
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    async def read_end(self, client: socket.socket) -> bytes:
+        """Read until the server closes, or resets."""
+        octets = b""
+        async with asyncio.timeout(READ_WITHIN_S):
+            with contextlib.suppress(ConnectionResetError):
+                while piece := await self.loop.sock_recv(client, 65_536):
+                    octets += piece
+        return octets
+
+    async def ask(self, client: socket.socket, request: bytes, count: int = 1) -> bytes:
+        """Send, and read that many whole answers."""
+        await self.loop.sock_sendall(client, request)
+        octets = b""
+        async with asyncio.timeout(READ_WITHIN_S):
+            while True:
+                with contextlib.suppress(AssertionError):
+                    if len(parse_replies(octets)) >= count:
+                        return octets
+                octets += await self.loop.sock_recv(client, 65_536)
+
+    @property
+    def connections(self) -> list[object]:
+        return list(self.server.state.connections)
+
+    @property
+    def lent(self) -> int:
+        return sum(connection._lent_fd >= 0 for connection in self.server.state.connections)
+
+
+def serve(room: ExpressRoom, body: Callable[[Served], Awaitable[None]]) -> None:
+    """Run ``body`` beside a server."""
+
+    @contextlib.asynccontextmanager
+    async def served() -> AsyncIterator[Served]:
+        with open_socket("127.0.0.1", 0) as listening:
+            server = HTTPServer(room.endpoint, room.config.http, room.clock, room.edge.ready)
+            await server.start([listening])
+            one = Served(room, server, listening.getsockname()[:2])
+            try:
+                yield one
+            finally:
+                for client in one.opened:
+                    client.close()
+                await server.drain()
+
+    async def main() -> None:
+        async with served() as one:
+            await body(one)
+
+    configure_logging("test", "error")
+    uvloop.run(main())
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> ExpressRoom:
+    return ExpressRoom(tmp_path_factory.mktemp("sockets"))
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> ExpressRoom:
+    return ExpressRoom(tmp_path)
+
+
+@pytest.mark.clause("RFC 9112", "11.2", "MUST")
+def test_any_stream_gets_the_octets_of_the_reference(standing: ExpressRoom) -> None:
+    """HTG-02: valid, odd, wrong and damaged requests, cut anywhere, over real sockets and over the reference."""
+    streams = Streams(standing)
+
+    async def body(served: Served) -> None:
+        loop = served.loop
+        for seed in range(3_000):
+            chance = random.Random(seed)
+            pieces = cut(chance, streams.stream(chance))
+            standing.refill()
+            expected = standing.see("reference", *pieces).out
+            standing.refill()
+            client = await served.connect()
+            await served.turns(3)
+            with contextlib.suppress(ConnectionError):  # it may have hung up on what came before
+                for piece in pieces:
+                    await loop.sock_sendall(client, piece)
+                    await served.turns()
+                client.shutdown(socket.SHUT_WR)
+            assert await served.read_end(client) == expected, (seed, pieces)
+            client.close()
+            served.opened.remove(client)
+
+    serve(standing, body)
+
+
+def test_a_plain_connection_is_read_past_its_transport(room: ExpressRoom) -> None:
+    kept = room.kept[0]
+
+    async def body(served: Served) -> None:
+        client = await served.connect()
+        first = await served.ask(client, get(kept))
+        assert served.lent == 1
+        (connection,), sockets = served.server.state.connections, served.server.state.sockets
+        assert sockets is not None
+        for request in (get(kept), post(kept), get(kept) + post(kept)):
+            await served.ask(client, request, request.count(b"HTTP/1.1\r\n"))
+        assert await served.ask(client, get(kept)) == first
+        assert sockets.activity(connection._lent_fd, connection)[0] >= 5, "all but the first, which may come before"
+
+    serve(room, body)
+
+
+def test_what_is_unusual_gives_the_socket_back_and_is_answered(room: ExpressRoom) -> None:
+    kept = room.kept[0]
+
+    async def body(served: Served) -> None:
+        client = await served.connect()
+        await served.ask(client, get(kept))
+        assert served.lent == 1
+        (reply,) = parse_replies(await served.ask(client, get(kept, b"If-None-Match: *")))
+        assert (reply.status, served.lent) == (304, 0)
+        # It stays with its transport; the lane still answers what is plain.
+        assert await served.ask(client, get(kept))
+        assert served.lent == 0
+
+    serve(room, body)
+
+
+def test_a_request_with_the_end_behind_it(room: ExpressRoom) -> None:
+    """The end of the stream may come with the last request: it is told once, and must not be lost."""
+    kept = room.kept[0]
+
+    async def body(served: Served) -> None:
+        for turns in range(4):
+            client = await served.connect()
+            await served.turns(turns)
+            await served.loop.sock_sendall(client, get(kept))
+            client.shutdown(socket.SHUT_WR)
+            assert len(parse_replies(await served.read_end(client))) == 1
+        await until("the connections to end", lambda: not served.connections)
+
+    serve(room, body)
+
+
+def test_a_client_that_goes_away_leaves_nothing(room: ExpressRoom) -> None:
+    kept = room.kept[0]
+
+    async def body(served: Served) -> None:
+        for reset in (False, True):
+            for before in (b"", get(kept), get(kept)[:20], get(kept) + get(kept)[:30]):
+                client = await served.connect()
+                await served.turns()
+                if before:
+                    await served.loop.sock_sendall(client, before)
+                if reset:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+                await until("the connection to end", lambda: not served.connections)
+        assert served.server.state.sockets is not None
+
+    serve(room, body)
+
+
+def test_a_client_that_does_not_read_is_given_to_its_transport(room: ExpressRoom) -> None:
+    """Back-pressure is the transport's: what the socket does not take waits there, in order, and reading stops."""
+    kept = room.kept[0]
+
+    async def body(served: Served) -> None:
+        client = await served.connect()
+        one = await served.ask(client, get(kept))
+        sent = 0
+        (connection,) = served.server.state.connections
+        while served.lent or connection._reading:
+            assert sent < 100_000
+            await served.loop.sock_sendall(client, get(kept) * 16)
+            sent += 16
+            await served.turns()
+        octets = b""
+        async with asyncio.timeout(READ_WITHIN_S):
+            while len(octets) < sent * len(one):
+                octets += await served.loop.sock_recv(client, 65_536)
+        assert octets == one * sent
+        assert await served.ask(client, get(kept)) == one
+
+    serve(room, body)
+
+
+def test_a_miss_keeps_the_socket_and_later_questions_their_order(room: ExpressRoom) -> None:
+    late = next(iter(room.shelf.values()))
+    ready = room.kept[0]
+
+    async def body(served: Served) -> None:
+        room.stored.is_slow = True
+        client = await served.connect()
+        await served.turns()
+        await served.loop.sock_sendall(client, get(late))
+        await until("the fetch", lambda: room.stored.waiting)
+        assert served.lent == 1
+        room.stored.waiting.pop()()
+        (reply,) = parse_replies(await served.ask(client, b""))
+        assert reply.body == late.response_der
+        assert served.lent == 1, "and goes on"
+        room.refill()
+        await served.loop.sock_sendall(client, get(late))
+        await until("the second fetch", lambda: room.stored.waiting)
+        await served.loop.sock_sendall(client, get(ready))
+        await served.turns()
+        assert served.lent == 0, "a second question while the first waits is the ordinary way's"
+        room.stored.waiting.pop()()
+        first, second = parse_replies(await served.ask(client, b"", 2))
+        assert (first.body, second.body) == (late.response_der, ready.response_der)
+
+    serve(room, body)
+
+
+def test_a_miss_of_a_client_that_has_gone(room: ExpressRoom) -> None:
+    late = next(iter(room.shelf.values()))
+
+    async def body(served: Served) -> None:
+        room.stored.is_slow = True
+        client = await served.connect()
+        await served.turns()
+        await served.loop.sock_sendall(client, get(late))
+        await until("the fetch", lambda: room.stored.waiting)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await until("the connection to end", lambda: not served.connections)
+        other = await served.connect()  # most likely on the same descriptor
+        await served.turns()
+        room.stored.waiting.pop()()
+        (reply,) = parse_replies(await served.ask(other, get(room.kept[0])))
+        assert reply.body == room.kept[0].response_der
+
+    serve(room, body)
+
+
+@pytest.mark.parametrize("served_before", [False, True])
+@pytest.mark.parametrize("timeouts", [(5, 60), (20, 3)])
+def test_lent_sockets_have_their_timeouts(tmp_path: Path, timeouts: tuple[int, int], served_before: bool) -> None:
+    """SEC-05: header_timeout until the first request, idle_timeout after the last answer."""
+    header, idle = timeouts
+    room = ExpressRoom(tmp_path, f'header_timeout = "{header}s"\nidle_timeout = "{idle}s"')
+
+    async def body(served: Served) -> None:
+        client = await served.connect()
+        await served.turns()
+        state = served.server.state
+        due = header
+        if served_before:
+            for _ in range(2):
+                state.tick()
+            await served.ask(client, get(room.kept[0]))
+            due = idle
+        assert served.lent == 1
+        for _ in range(due):
+            state.tick()
+            await served.turns()
+            assert served.lent == 1
+        state.tick()
+        assert await served.read_end(client) == b""
+
+    serve(room, body)
+
+
+def test_draining_takes_every_socket_back(room: ExpressRoom) -> None:
+    async def body(served: Served) -> None:
+        clients = [await served.connect() for _ in range(20)]
+        for client in clients:
+            await served.ask(client, get(room.kept[0]))
+        assert served.lent == 20
+        draining = asyncio.ensure_future(served.server.drain())
+        await served.turns()
+        assert served.lent == 0
+        for client in clients[:10]:
+            (reply,) = parse_replies(await served.ask(client, get(room.kept[0])))
+            assert reply.fields["connection"] == "close"
+        for client in clients:
+            assert await served.read_end(client) == b""
+            client.close()
+        await draining
+
+    serve(room, body)
+
+
+def test_the_number_of_a_descriptor_may_be_another_s(standing: ExpressRoom) -> None:
+    """What is given back late must not take somebody else's socket with it."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.calls: list[tuple[bytes, bytes]] = []
+
+        def returned(self, data: bytes, unsent: bytes) -> None:
+            self.calls.append((data, unsent))
+
+        def missing(self, answer: object) -> None:
+            raise AssertionError
+
+    sockets = ExpressSockets(standing.lane)
+    first, second = Owner(), Owner()
+    here, there = socket.socketpair()
+    with here, there:
+        sockets.lend(here.fileno(), first)
+        with pytest.raises(ValueError, match="lent already"):
+            sockets.lend(here.fileno(), second)
+        sockets.take_back(here.fileno(), second)
+        there.send(b"x")
+        sockets.run()
+        assert first.calls == [(b"x", b"")]
+        sockets.take_back(here.fileno(), first)
+        sockets.lend(here.fileno(), second)
+        sockets.take_back(here.fileno(), first)
+        assert sockets.activity(here.fileno(), first) == (0, 0)
+        there.send(get(standing.kept[0]))
+        sockets.run()
+        assert sockets.activity(here.fileno(), second) == (1, 0)
+        assert len(parse_replies(there.recv(65_536))) == 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sockets.lend(os.sysconf("SC_OPEN_MAX") + 1, first)
