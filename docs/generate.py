@@ -336,10 +336,10 @@ def default_text(field: FieldInfo, kind: Kind) -> str:
         if isinstance(value, tuple):
             host, port = value
             return f'"[{host}]:{port}"' if ":" in host else f'"{host}:{port}"'
-        if kind.name == "duration":
-            return f'"{duration_text(value)}"'
         if isinstance(value, bool):
             return str(value).lower()
+        if kind.name == "duration":
+            return f'"{duration_text(value)}"'
         return f'"{value}"' if isinstance(value, str | Path) else str(value)
 
     return f"`{spell(default)}`"

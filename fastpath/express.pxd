@@ -40,6 +40,7 @@ cdef struct Found:
     Py_ssize_t size  # of the whole message
     long long max_age
     bint is_post
+    bint closes  # the connection ends with it
 
 
 cdef struct Limits:
@@ -55,6 +56,7 @@ cdef class Missing:
     cdef readonly bytes cert_id_der
     cdef const IssuerKey* key  # lives as long as the lane
     cdef readonly bint is_post
+    cdef readonly bint closes
 
 
 cdef class ExpressLane:

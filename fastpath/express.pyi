@@ -14,6 +14,10 @@ class Missing:
     @property
     def is_post(self) -> bool: ...
     @property
+    def closes(self) -> bool:
+        """The connection ends with its answer."""
+
+    @property
     def hash_name(self) -> str: ...
     @property
     def serial_octets(self) -> bytes: ...
@@ -48,11 +52,17 @@ class ExpressLane:
     def ready(self, is_post: bool, target: bytes, body: bytes) -> bytes | None:
         """Return the message that answers a framed GET (by ``target``) or POST (by ``body``), or None: not mine."""
 
-    def read(self, data: bytes) -> bytes | Missing | None:
-        """Return the messages that answer a whole read, or None: not mine. Missing: fetch it, then ask ``message``."""
+    def read(self, data: bytes) -> bytes | tuple[bytes] | Missing | None:
+        """Return the messages that answer a whole read, or None: not mine.
+
+        In a tuple of one where the connection ends with them. Missing: fetch it, then ask ``message``.
+        """
 
     def message(self, missing: Missing) -> bytes | None:
-        """Return the message that answers it now, uncounted; None: it is still missing, or no longer mine."""
+        """Return the message that answers it now, uncounted, as on a connection that goes on.
+
+        None: it is still missing, or no longer mine.
+        """
 
     def ready_count(self) -> int:
         """Return how many messages ``ready`` and ``read`` ever made."""

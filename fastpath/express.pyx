@@ -12,8 +12,10 @@ What ``read`` takes: 1 to 16 whole requests and no octet more, each of them
 - ``GET /… HTTP/1.1`` with a target that http_target decodes, or ``POST /… HTTP/1.1`` with a path of unreserved
   characters, ``/``, ``%``, ``+`` and ``=``, exactly one Content-Length of one to six digits, the whole content in the same
   read, and no Content-Type or ``application/ocsp-request``;
-- exactly one Host, a plain name or IPv4 address with or without a port;
-- at most one Connection, and that says keep-alive; none of Expect, Proxy-Connection, Transfer-Encoding,
+- or the same in ``HTTP/1.0``, which ends its connection;
+- exactly one Host (in HTTP/1.0 at most one), a plain name or IPv4 address with or without a port;
+- at most one Connection, and that says keep-alive (in HTTP/1.1) or close; nothing follows a request that ends its
+  connection; none of Expect, Proxy-Connection, Transfer-Encoding,
   Upgrade and the four If-… fields; no Content-… field in a GET. Any other field changes nothing, and is only checked
   to be a token, a colon and visible ASCII, spaces and tabs up to CR LF;
 - within the limits of the configuration, and at most 64 fields.
@@ -55,6 +57,7 @@ from fastpath.ocsp_response import encode_cert_id
 cdef enum:
     GOOD = 0  # CertStatus
     MAX_FIELDS = 64
+    CLOSE_SIZE = 19  # of the line
     BLIND_MARGIN_S = 2  # who is blind is looked at once a second: nobody may become so in between
 
     # Classes of octets; an octet may be of several.
@@ -96,6 +99,7 @@ cdef struct Framed:
     Py_ssize_t target_size
     const unsigned char* body
     Py_ssize_t body_size
+    bint closes  # the connection ends with its answer
 
 
 cdef inline unsigned char* put(unsigned char* at, bytes octets) noexcept:
@@ -174,6 +178,7 @@ cdef const unsigned char* frame(
     cdef bint has_host = False
     cdef bint has_connection = False
     cdef bint has_type = False
+    cdef bint is_1_0
     framed.body_size = -1
     if end - at < 16:  # the shortest: GET / HTTP/1.1 CR LF
         return NULL
@@ -193,8 +198,12 @@ cdef const unsigned char* frame(
     else:
         return NULL
     framed.target_size = at - framed.target
-    if framed.target_size > limits.target or end - at < 11 or memcmp(at, b" HTTP/1.1\r\n", 11) != 0:
+    if framed.target_size > limits.target or end - at < 11 or memcmp(at, b" HTTP/1.", 8) != 0:
         return NULL
+    is_1_0 = at[8] == c"0"
+    if (at[8] != c"1" and not is_1_0) or at[9] != c"\r" or at[10] != c"\n":
+        return NULL
+    framed.closes = is_1_0  # RFC 9112 §9.3: unless it asks for keep-alive, which is left to the ordinary way
     at += 11
     head = at
     while at[0] != c"\r":
@@ -223,9 +232,13 @@ cdef const unsigned char* frame(
                 return NULL
             has_host = True
         elif name_size == 10 and is_name(name, 10, b"connection"):
-            if has_connection or size != 10 or not is_name(value, 10, b"keep-alive"):
+            if has_connection:
                 return NULL
             has_connection = True
+            if size == 5 and is_name(value, 5, b"close"):
+                framed.closes = True
+            elif is_1_0 or size != 10 or not is_name(value, 10, b"keep-alive"):
+                return NULL
         elif name_size == 12 and is_name(name, 12, b"content-type"):
             if has_type or not framed.is_post or size != 24 or not is_name(value, 24, b"application/ocsp-request"):
                 return NULL
@@ -242,7 +255,7 @@ cdef const unsigned char* frame(
                 size -= 1
         elif is_meant(name, name_size):
             return NULL
-    if end - at < 2 or at[1] != c"\n" or at - head > limits.header or not has_host:
+    if end - at < 2 or at[1] != c"\n" or at - head > limits.header or not (has_host or is_1_0):
         return NULL
     at += 2
     framed.body = at
@@ -401,6 +414,8 @@ cdef class ExpressLane:
         else:
             found.max_age = max(0, terms.fresh_until_of(record.bucket_hash) - self._second)
             found.size += self._fixed_get + PyBytes_GET_SIZE(terms.expires_line) + digits_of(found.max_age)
+        if found.closes:
+            found.size += CLOSE_SIZE
         return FOUND
 
     cdef unsigned char* _write(self, unsigned char* at, const Found* found) noexcept:
@@ -426,6 +441,10 @@ cdef class ExpressLane:
             at = put(at, self._age_open)
             at = put_number(at, found.max_age)
             at = put(at, self._age_close)
+        if found.closes:
+            # RFC 9112 §9.6: a server that will close SHOULD say so.
+            memcpy(at, b"Connection: close\r\n", CLOSE_SIZE)
+            at += CLOSE_SIZE
         at[0], at[1] = c"\r", c"\n"
         return self._write_body(at + 2, found)
 
@@ -464,6 +483,7 @@ cdef class ExpressLane:
         missing.cert_id_der = PyBytes_FromStringAndSize(<const char*>cert_id, size)
         missing.key = found.key
         missing.is_post = found.is_post
+        missing.closes = found.closes
         return missing
 
     def ready(self, bint is_post, bytes target not None, bytes body not None):
@@ -481,7 +501,7 @@ cdef class ExpressLane:
             ):
                 return None
             der = self._decoded
-        found.is_post = is_post
+        found.is_post, found.closes = is_post, False
         if self._find(der, size, &found, &serial) != FOUND:
             return None
         message = PyBytes_FromStringAndSize(NULL, found.size)
@@ -494,7 +514,7 @@ cdef class ExpressLane:
         cdef bytes message
         self.look_at_clock()
         found.key = missing.key
-        found.is_post = missing.is_post
+        found.is_post, found.closes = missing.is_post, False
         if FOUND != self._look_up(
             &found,
             <const unsigned char*>PyBytes_AS_STRING(missing.serial_octets),
@@ -525,7 +545,7 @@ cdef class ExpressLane:
             if count[0] == MAX_REQUESTS:
                 return NOT_MINE
             data = frame(data, end, &framed, &self._limits)
-            if data == NULL:
+            if data == NULL or (framed.closes and data < end):
                 return NOT_MINE
             der, size = framed.body, framed.body_size
             if not framed.is_post:
@@ -533,6 +553,7 @@ cdef class ExpressLane:
                     return NOT_MINE
                 der = self._decoded
             found[count[0]].is_post = framed.is_post
+            found[count[0]].closes = framed.closes
             finding = self._find(der, size, &found[count[0]], serial)
             if finding == MISSING and (count[0] > 0 or data < end):
                 return NOT_MINE
@@ -567,7 +588,7 @@ cdef class ExpressLane:
             return None
         messages = PyBytes_FromStringAndSize(NULL, total)
         self.write_all(<unsigned char*>PyBytes_AS_STRING(messages), found, count)
-        return messages
+        return (messages,) if found[count - 1].closes else messages
 
     def ready_count(self):
         return self._ready_count

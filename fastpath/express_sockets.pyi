@@ -11,6 +11,9 @@ class Owner(Protocol):
         Both empty: the stream has ended; the transport will find out. The owner calls ``take_back``.
         """
 
+    def finished(self) -> None:
+        """End the connection: its last answer was sent, or handed over to be sent."""
+
     def failed(self) -> None:
         """End the connection: it is broken, and the transport would take it for the end of the stream."""
 

@@ -9,7 +9,7 @@ takes, and every rule of connections stays where it is, in responder/http/protoc
 
 The owner of a socket has three methods: ``returned(data, unsent)``: it is given back, `data` was read and not answered,
 `unsent` was answered and not sent; ``missing(what)``: fetch the answer, then ``send`` it and say ``answered``;
-``failed()``: the connection is broken.
+``finished()``: the connection ends with what was answered; ``failed()``: it is broken.
 One event loop's thread. The only module of this package that makes system calls (docs/adr/0008).
 """
 
@@ -199,6 +199,9 @@ cdef class ExpressSockets:
             if sent < total:
                 sent = max(sent, 0)
                 owner.returned(b"", PyBytes_FromStringAndSize(<const char*>self._out + sent, total - sent))
+            if found[requests - 1].closes:
+                owner.finished()
+                return 0
         elif finding == MISSING:
             lent.pending = True
             owner.missing(self._lane.make_missing(&found[0], &serial))

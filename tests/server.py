@@ -80,6 +80,7 @@ class Revocast:
     sections: Sequence[str]
     workers: int = 1
     head: str = ""
+    http_options: str = ""
     command: str = "run"
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
@@ -100,7 +101,7 @@ class Revocast:
         """Write the configuration file from the sections."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config.write_text(
-            f'data_dir = "state"\n{self.head}\n[http]\nlisten = ["127.0.0.1:0"]\nworkers = {self.workers}\n'
+            f'data_dir = "state"\n{self.head}\n[http]\nlisten = ["127.0.0.1:0"]\nworkers = {self.workers}\n{self.http_options}\n'
             f'[admin]\nlisten = "127.0.0.1:0"\n' + "\n".join(self.sections)
         )
 

@@ -61,12 +61,15 @@ class Bench:
 
     def job(self, load: Load) -> Job:
         """Return what a load wants of a server."""
-        return Job(UNAUTHORIZED if load.is_error else self.answer, load.pinned, load.workers, load.closing)
+        body = UNAUTHORIZED if load.is_error else self.answer
+        return Job(body, load.pinned, load.workers, load.closing, load.express)
 
     def measure(self, load: Load) -> dict[str, Any]:
         """Run one load: start its contenders, check them, measure them round by round, stop them."""
         names = [name for name in load.contenders if name in self.contenders]
-        files, job = load.prepare(self.corpus, self.plan, load.name), self.job(load)
+        files, job = dict.fromkeys(names, load.prepare(self.corpus, self.plan, load.name)), self.job(load)
+        if load.nginx_by_get and "nginx" in names:
+            files["nginx"] = loads.BY_NAME["get-hot"].prepare(self.corpus, self.plan, f"{load.name}-by-get")
         rounds: list[dict[str, Any]] = []
         with ExitStack() as stack:
             sizes = {}
@@ -74,11 +77,11 @@ class Bench:
                 contender = self.contenders[name]
                 stack.callback(contender.stop)
                 contender.start(job)
-                sizes[name] = verify.check(contender, self.corpus, files, job)
+                sizes[name] = verify.check(contender, self.corpus, files[name], job)
                 if not load.cold:
-                    warm_up = self._stretch(load, files, 0)
+                    warm_up = self._stretch(load, files[name], 0)
                     seconds = self.plan.seconds if load.stretches else min(WARM_UP_S, self.plan.seconds)
-                    self._run(load, contender, files, warm_up, seconds)
+                    self._run(load, contender, files[name], warm_up, seconds)
             for number in range(self.plan.rounds):
                 turn = number % len(names)
                 done = {}
@@ -86,8 +89,8 @@ class Bench:
                     contender = self.contenders[name]
                     if load.cold:
                         contender.forget()
-                    stretch = self._stretch(load, files, number + 1)
-                    done[name] = self._run(load, contender, files, stretch, self.plan.seconds)
+                    stretch = self._stretch(load, files[name], number + 1)
+                    done[name] = self._run(load, contender, files[name], stretch, self.plan.seconds)
                     _refuse_errors(load, contender, done[name], sizes[name])
                     console.print(f"  {number + 1}/{self.plan.rounds} {contender.title:<24}{_line(done[name])}")
                 rounds.append({name: done[name] for name in names})

@@ -52,8 +52,9 @@ class Ours(Contender):
         """Have as many workers as the load wants, all of them new: nothing is remembered from another load."""
         self._pinned = job.pinned
         assert self._server.process is not None
-        if self._server.workers != job.workers:
-            self._server.workers = job.workers
+        options = "" if job.express else "express = false"
+        if (self._server.workers, self._server.http_options) != (job.workers, options):
+            self._server.workers, self._server.http_options = job.workers, options
             self._server.write_config()
             old = set(self.workers())
             self._server.process.send_signal(signal.SIGHUP)

@@ -15,7 +15,7 @@ from bench.serve.corpus import Corpus
 from responder.process import die_with_parent
 from tests.server import wait_until
 
-CONNECTIONS = 16  # that the generator holds open at a time
+CONNECTIONS = 64  # that the generator holds open at a time
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Job:
     pinned: bool
     workers: int
     closing: bool
+    express: bool = True  # of Revocast: its express lane
 
 
 class Contender(ABC):

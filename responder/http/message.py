@@ -238,8 +238,9 @@ class Express(Protocol):
     """The message for a GET (False, target, b"") or POST (True, target, body) that was framed already."""
 
     read: Callable[[bytes], Any] | None
-    """The messages for a whole read from a connection that was between requests; what is neither bytes nor None stands
-    for one whole request, a POST or a GET (its ``is_post``), to be given to ``fetch``."""
+    """The messages for a whole read from a connection that was between requests, in a tuple of one where it ends with
+    them. What is neither, nor None, stands for one whole request, which is a POST or not (``is_post``) and ends its
+    connection or not (``closes``), to be given to ``fetch``."""
 
     def open_sockets(self) -> ExpressSockets:
         """Make what reads from sockets lent to it, and answers as ``read`` does."""

@@ -107,7 +107,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._peer = ""
         self._address_key: bytes | None = None  # None: not admitted
-        self._head = HeadReader(state.config)
+        self._head = state.no_head  # until a head comes that is not plain
         self._lent_at = 0  # tick
         self._lent_fd = -1  # the descriptor, while the express lane reads and writes it
         self._queue: deque[Exchange] = deque()  # in the order of the requests
@@ -149,9 +149,6 @@ class HTTPProtocol(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         # The first request must begin within the time that it may take to arrive.
         self._set_deadline(self._state.config.header_timeout)
-        if self._state.sockets is not None:
-            # Soon: the transport begins to read after this, and only then can it be made to stop.
-            asyncio.get_running_loop().call_soon(self._lend)
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived and answer every request that is now whole."""
@@ -204,7 +201,8 @@ class HTTPProtocol(asyncio.Protocol):
             exchange.protocol = None
         self._queue.clear()
         self._drop_input()
-        self._head.close()
+        if self._head is not self._state.no_head:
+            self._head.close()
         self._transport = None
         self._state.wheel.forget(self)
         if self._address_key is not None:
@@ -236,6 +234,12 @@ class HTTPProtocol(asyncio.Protocol):
         if data:
             self.data_received(data)
 
+    def finished(self) -> None:
+        """Hang up after the last answer, which the lane has made."""
+        self._served += 1
+        self._stopped = True
+        self._hang_up()
+
     def failed(self) -> None:
         """End a connection that broke in the lane's hands."""
         self.cut()
@@ -249,6 +253,8 @@ class HTTPProtocol(asyncio.Protocol):
         state, transport = self._state, self._transport
         if state.sockets is None or transport is None or not self._is_between_requests():
             return
+        if transport.is_closing() or transport.get_write_buffer_size():
+            return
         fd = transport.get_extra_info("socket").fileno()
         try:
             state.sockets.lend(fd, self)
@@ -258,33 +264,29 @@ class HTTPProtocol(asyncio.Protocol):
         self._set_reading(False)
         self._lent_fd = fd
         self._lent_at = state.wheel.now
-        # The lane does not tell of each answer: we look, as soon as anything may be due.
-        self._set_deadline(min(state.config.header_timeout, state.config.idle_timeout))
 
     def take_back(self) -> None:
         """Have the socket for ourselves again, if it was lent; before it is closed, and before anything unusual."""
         fd, sockets = self._lent_fd, self._state.sockets
         if fd < 0 or sockets is None:
             return
-        served, tick = sockets.activity(fd, self)
+        self._set_deadline(max(0, self._idle_ticks_left()))
+        self._served += sockets.activity(fd, self)[0]
         sockets.take_back(fd, self)
         self._lent_fd = -1
-        self._served += served
-        wheel, config = self._state.wheel, self._state.config
-        since, timeout = (tick, config.idle_timeout) if served else (self._lent_at, config.header_timeout)
-        wheel.set(self, max(0, since + timeout - wheel.now))
         self._set_reading(not self._stopped)
 
+    def _idle_ticks_left(self) -> int:
+        """Return how long a lent connection may still wait for its next request; below 0: it is over."""
+        wheel, sockets = self._state.wheel, self._state.sockets
+        served, tick = sockets.activity(self._lent_fd, self) if sockets is not None else (0, 0)
+        return (tick if served else self._lent_at) + self._state.config.idle_timeout - wheel.now
+
     def _may_stay_lent(self) -> bool:
-        """Tell whether the lane has answered lately, or may still wait for the first request; then look again later."""
-        state = self._state
-        if self._lent_fd < 0 or self._queue or state.sockets is None:
+        """Tell whether the lane, which does not tell of each answer, has given one lately; then look again later."""
+        if self._lent_fd < 0 or self._queue:
             return False
-        served, tick = state.sockets.activity(self._lent_fd, self)
-        if served:
-            left = tick + state.config.idle_timeout - state.wheel.now
-        else:
-            left = self._lent_at + state.config.header_timeout - state.wheel.now
+        left = self._idle_ticks_left()
         if left < 0:
             return False
         self._set_deadline(left)
@@ -340,11 +342,18 @@ class HTTPProtocol(asyncio.Protocol):
         self._empty_lines = 0
         self._set_deadline(state.config.idle_timeout)
         if type(answer) is bytes:
-            self._served += 1
             self._transport.write(answer)  # type: ignore[union-attr]  # it is there while data arrives
+            if not self._served and state.sockets is not None:
+                # Whoever asks once may ask again; soon, when this answer has left the transport.
+                asyncio.get_running_loop().call_soon(self._lend)
+            self._served += 1
+        elif type(answer) is tuple:
+            self._transport.write(answer[0])  # type: ignore[union-attr]
+            self.finished()
         else:
-            exchange = Exchange(self, _PLAIN[answer.is_post], keep_alive=True, http_1_0=False)
+            exchange = Exchange(self, _PLAIN[answer.is_post], not answer.closes, http_1_0=False)
             self._queue.append(exchange)
+            self._stopped = self._stopped or answer.closes  # RFC 9112 §9.6: what follows a close is not read
             fetch = partial(state.fetch, answer, exchange)  # type: ignore[misc, arg-type]  # it is there where read is
             if state.turns is None:
                 fetch()
@@ -413,6 +422,8 @@ class HTTPProtocol(asyncio.Protocol):
             return self._read_body(data, position)
         if data[position] in b"\r\n":
             return self._skip_empty_line(data, position)
+        if self._head is self._state.no_head:
+            self._head = HeadReader(self._state.config)
         end = self._head.find_end(data, position)
         if end < 0:
             return position

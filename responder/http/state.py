@@ -11,6 +11,7 @@ from responder import metrics
 from responder.clock import Clock
 from responder.config import HTTPConfig
 from responder.http.deadlines import DeadlineWheel
+from responder.http.framing import HeadReader
 from responder.http.message import Express, ExpressSockets, Handler
 from responder.http.turns import Turns
 
@@ -53,6 +54,7 @@ class ServerState:
         self.config = config
         self.clock = clock
         self.wheel = DeadlineWheel()
+        self.no_head = HeadReader(config)  # of connections that have not needed one of their own
         self.draining = False
         self._express = express
         self.turns = turns

@@ -65,7 +65,9 @@ class ReadyAnswers:
         )
         self.ready: Callable[[bool, bytes, bytes], bytes | None] = self._lane.ready
         self.ready_count: Callable[[], int] = self._lane.ready_count
-        self.read: Callable[[bytes], bytes | Missing | None] | None = self._lane.read if http.express else None
+        self.read: Callable[[bytes], bytes | tuple[bytes] | Missing | None] | None = (
+            self._lane.read if http.express else None
+        )
 
     def open_sockets(self) -> ExpressSockets:
         """Make what reads from sockets lent to it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_the_example_shows_every_key_and_the_right_defaults() -> None:
         kind = generate.kind_of(field.annotation, field.metadata)
         default = generate.default_text(field, kind)
         if default and kind.model is None:
-            text = f'"{value}"' if isinstance(value, str) else str(value)
+            text = json.dumps(value)  # of strings, numbers and booleans TOML's spelling too
             assert f"`{text}`" == default, key
             compared += 1
     assert compared > 20

@@ -89,6 +89,8 @@ def room(tmp_path: Path) -> ExpressRoom:
 def taken(room: ExpressRoom, data: bytes) -> bytes | None:
     """Return what the lane writes for a read, None where it leaves it; nothing is sent."""
     answer = room.lane.read(data)
+    if type(answer) is tuple:
+        return answer[0]  # and its connection ends
     return answer if type(answer) is bytes else None
 
 
@@ -196,6 +198,12 @@ TAKEN: dict[str, Callable[[Kept], bytes]] = {
     "signature": lambda kept: post(kept, optional_signature=build.signature()),
     "acceptable basic": lambda kept: get(kept, extensions=[build.acceptable_responses(build.BASIC)]),
     "idle extension": lambda kept: get(kept, extensions=[build.extension(build.PRIVATE, b"x")]),
+    "Connection: close": lambda kept: get(kept, b"Connection: close"),
+    "close in capitals": lambda kept: post(kept, b"connection:CLOSE "),
+    "two, then close": lambda kept: get(kept) + post(kept) + get(kept, b"Connection: close"),
+    "HTTP/1.0": lambda kept: request(b"GET", kept.target, HOST, version=b"HTTP/1.0"),
+    "HTTP/1.0 that says close": lambda kept: request(b"GET", kept.target, b"Connection: close", HOST, version=b"HTTP/1.0"),
+    "HTTP/1.0 without Host": lambda kept: request(b"POST", b"/", b"Content-Length: %d" % len(kept.request_der), version=b"HTTP/1.0", body=kept.request_der),
     "sixteen": lambda kept: get(kept) * 8 + post(kept) * 8,
 }  # fmt: skip
 
@@ -217,8 +225,15 @@ def _with(*fields: bytes) -> Callable[[Kept], bytes]:
 
 
 LEFT: dict[str, Callable[[Kept], bytes]] = {
-    **{f"GET with {line!r}": _with(line) for line in (*MEANT, *WRONG) if not line.startswith(b"X")},
+    **{f"GET with {line!r}": _with(line) for line in (*MEANT, *WRONG) if not line.startswith(b"X") and line.lower() != b"connection: close"},
     **{f"GET with {line!r}": _with(line) for line in WRONG if line.startswith(b"X")},
+    "close, and more behind": lambda kept: get(kept, b"Connection: close") + get(kept),
+    "close, and an octet behind": lambda kept: get(kept, b"Connection: close") + b"\r",
+    "close twice": _with(b"Connection: close", b"Connection: close"),
+    "HTTP/1.0 that stays": lambda kept: request(b"GET", kept.target, HOST, b"Connection: keep-alive", version=b"HTTP/1.0"),
+    "HTTP/1.0 with two Hosts": lambda kept: request(b"GET", kept.target, HOST, HOST, version=b"HTTP/1.0"),
+    "HTTP/1.0, and more behind": lambda kept: request(b"GET", kept.target, version=b"HTTP/1.0") + get(kept),
+    "HTTP/1.1 without Host": lambda kept: request(b"GET", kept.target),
     "obs-text": _with(b"X: caf\xe9"),
     "Connection twice": _with(b"Connection: keep-alive", b"Connection: keep-alive"),
     **{
@@ -227,7 +242,7 @@ LEFT: dict[str, Callable[[Kept], bytes]] = {
     },
     **{
         f"{version!r}": lambda kept, version=version: request(b"GET", kept.target, HOST, version=version)  # type: ignore[misc]
-        for version in (b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/1.1 ", b" HTTP/1.1", b"RTSP/1.0", b"")
+        for version in (b"HTTP/1.2", b"HTTP/1.", b"HTTP/1.10", b"HTTP/0.0", b"HTTP/2.0", b"http/1.1", b"HTTP/1.1 ", b" HTTP/1.1", b"RTSP/1.0", b"")
     },
     **{
         f"{host!r}": lambda kept, host=host: request(b"GET", kept.target, host)  # type: ignore[misc]
