@@ -56,7 +56,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     MAX_EVENTS = 64  # sockets looked at with one reading of the clock, each once: about half a millisecond
-    MAX_ROUNDS = 4  # of these in one turn of the loop, while each finds some
+    MAX_ROUNDS = 8  # of these in one turn of the loop, while each finds some
     READ_SIZE = 65_536
 
 cdef struct Lent:

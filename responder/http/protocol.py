@@ -81,6 +81,7 @@ class HTTPProtocol(asyncio.Protocol):
         "_lent_at",
         "_lent_fd",
         "_linger",
+        "_may_lend",
         "_mid_request",
         "_needed",
         "_out",
@@ -108,6 +109,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._peer = ""
         self._address_key: bytes | None = None  # None: not admitted
         self._head = state.no_head  # until a head comes that is not plain
+        self._may_lend = True  # until it was tried: what came back once is not plain
         self._lent_at = 0  # tick
         self._lent_fd = -1  # the descriptor, while the express lane reads and writes it
         self._queue: deque[Exchange] = deque()  # in the order of the requests
@@ -343,8 +345,9 @@ class HTTPProtocol(asyncio.Protocol):
         self._set_deadline(state.config.idle_timeout)
         if type(answer) is bytes:
             self._transport.write(answer)  # type: ignore[union-attr]  # it is there while data arrives
-            if not self._served and state.sockets is not None:
+            if self._may_lend and state.sockets is not None:
                 # Whoever asks once may ask again; soon, when this answer has left the transport.
+                self._may_lend = False
                 asyncio.get_running_loop().call_soon(self._lend)
             self._served += 1
         elif type(answer) is tuple:

@@ -160,6 +160,19 @@ def test_a_plain_connection_is_read_past_its_transport(room: ExpressRoom) -> Non
     serve(room, body)
 
 
+def test_a_connection_whose_first_answer_was_fetched_is_lent_too(room: ExpressRoom) -> None:
+    late = next(iter(room.shelf.values()))
+
+    async def body(served: Served) -> None:
+        client = await served.connect()
+        await served.ask(client, get(late))
+        assert served.lent == 0
+        await served.ask(client, get(late))
+        await until("the loan", lambda: served.lent == 1)
+
+    serve(room, body)
+
+
 def test_what_is_unusual_gives_the_socket_back_and_is_answered(room: ExpressRoom) -> None:
     kept = room.kept[0]
 
