@@ -1,4 +1,4 @@
-"""Builds the Cython extensions of fastpath; everything else is in pyproject.toml.
+"""Builds the Cython extensions of fastpath and responder.http; everything else is in pyproject.toml.
 
 REVOCAST_SANITIZE=1 builds them with AddressSanitizer and UndefinedBehaviorSanitizer (make test-sanitized).
 """
@@ -17,8 +17,9 @@ if SANITIZE:
     LINK = ["-fsanitize=address,undefined"]
 
 extensions = [
-    Extension(f"fastpath.{source.stem}", [str(source)], extra_compile_args=COMPILE, extra_link_args=LINK)
-    for source in sorted(Path("fastpath").glob("*.pyx"))
+    Extension(".".join(source.with_suffix("").parts), [str(source)], extra_compile_args=COMPILE, extra_link_args=LINK)
+    for folder in ("fastpath", "responder/http")
+    for source in sorted(Path(folder).glob("*.pyx"))
 ]
 
 setup(

@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from responder.errors import InvariantBroken
 from responder.http.deadlines import NEVER
-from responder.http.framing import ChunkedBody, HeadReader, Refused
+from responder.http.framing import ChunkedBody, Refused
+from responder.http.heads import HeadReader
 from responder.http.message import Request, Response, http_error
 from responder.http.state import ServerState, address_key
 from responder.log import get_logger
@@ -173,7 +174,8 @@ class HTTPProtocol(asyncio.Protocol):
                 state.turns.add(self._take_turn)
             elif self._pieces_bytes > MAX_WAITING_BYTES:
                 self._set_reading(False)
-        self._watch_arrival()
+        if self._pieces or self._body_length >= 0 or self._chunked is not None:
+            self._watch_arrival()
 
     def _take_turn(self) -> None:
         """Read on, when the ready answers of others have gone out."""
@@ -371,7 +373,10 @@ class HTTPProtocol(asyncio.Protocol):
         return self._write_paused or len(self._queue) >= MAX_PIPELINED
 
     def _set_deadline(self, seconds: int) -> None:
-        self._state.wheel.set(self, seconds)
+        wheel = self._state.wheel
+        self.deadline = wheel.now + seconds + 1
+        if self.deadline < self.bucket:  # else it looks at us in time anyway
+            wheel.set(self, seconds)
 
     def _arrival_timeout(self) -> int:
         return self._state.config.header_timeout if self._mid_request else self._state.config.idle_timeout
@@ -393,7 +398,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._needed = 1
         starved = False
         try:
-            while not self._stopped and position < len(data) and not self._stalled():
+            size = len(data)
+            while position < size and not (self._stopped or self._write_paused or len(self._queue) >= MAX_PIPELINED):
                 before = position
                 position = self._step(data, position)
                 if position == before:
@@ -404,15 +410,18 @@ class HTTPProtocol(asyncio.Protocol):
             position = len(data)
         finally:
             self._advancing = False
-        if self._stopped:
-            self._pieces = []
-            self._pieces_bytes = 0
-            self._discarded += len(data) - position
+        left = len(data) - position
+        self._pieces_bytes = 0
+        if not left:
+            pieces.clear()
+        elif self._stopped:
+            pieces.clear()
+            self._discarded += left
         else:
-            self._pieces = [data[position:]] if position < len(data) else []
-            self._pieces_bytes = len(data) - position
+            self._pieces = [data[position:]]
+            self._pieces_bytes = left
             if starved:
-                self._needed = max(self._needed, self._pieces_bytes + 1)
+                self._needed = max(self._needed, left + 1)
             if self._stalled():
                 self._set_reading(False)
         self._flush()
@@ -425,16 +434,17 @@ class HTTPProtocol(asyncio.Protocol):
             return self._read_body(data, position)
         if data[position] in b"\r\n":
             return self._skip_empty_line(data, position)
-        if self._head is self._state.no_head:
-            self._head = HeadReader(self._state.config)
-        end = self._head.find_end(data, position)
+        head = self._head
+        if head is self._state.no_head:
+            head = self._head = self._state.new_head()
+        end = head.find_end(data, position)
         if end < 0:
             return position
-        self._head.read(data if position == 0 and end == len(data) else data[position:end])
-        method = self._head.method
+        head.read(data if position == 0 and end == len(data) else data[position:end])
+        method = head.method
         if method == b"POST":
             self._begin_post(data, end)
-        elif self._head.content_length or self._head.chunked:
+        elif head.content_length or head.chunked:
             # RFC 9110 §9.3.1: content in a GET means nothing, and serves to smuggle.
             if method in ALLOWED:
                 raise Refused(400, "content in GET or HEAD")
@@ -443,7 +453,7 @@ class HTTPProtocol(asyncio.Protocol):
             self._dispatch(b"")
         else:
             # After CONNECT a client may believe that it speaks with somebody else.
-            exchange = self._enqueue(None, self._head.keep_alive and method != b"CONNECT")
+            exchange = self._enqueue(None, head.keep_alive and method != b"CONNECT")
             exchange(_METHOD_NOT_ALLOWED)
         return end
 

@@ -11,7 +11,7 @@ from responder import metrics
 from responder.clock import Clock
 from responder.config import HTTPConfig
 from responder.http.deadlines import DeadlineWheel
-from responder.http.framing import HeadReader
+from responder.http.heads import HeadReader
 from responder.http.message import Express, ExpressSockets, Handler
 from responder.http.turns import Turns
 
@@ -54,7 +54,7 @@ class ServerState:
         self.config = config
         self.clock = clock
         self.wheel = DeadlineWheel()
-        self.no_head = HeadReader(config)  # of connections that have not needed one of their own
+        self.no_head = self.new_head()  # of connections that have not needed one of their own
         self.draining = False
         self._express = express
         self.turns = turns
@@ -69,6 +69,10 @@ class ServerState:
         self.timeouts: Counter[str] = Counter()  # by what was waited for, since the last tick
         self.refused: Counter[str] = Counter()  # connections, by the limit that refused them, since the last tick
         self._by_address: Counter[bytes] = Counter()
+
+    def new_head(self) -> HeadReader:
+        """Make a connection's reader of heads."""
+        return HeadReader(self.config.max_header_bytes, self.config.max_target_bytes)
 
     def admit(self, connection: HTTPProtocol, key: bytes) -> bool:
         """Count a new connection in, or say that a limit is reached (SEC-05)."""

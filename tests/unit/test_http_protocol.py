@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from responder.errors import InvariantBroken
-from responder.http.framing import MAX_CHUNK_EXTRA, MAX_FIELDS
+from responder.http.framing import MAX_CHUNK_EXTRA
+from responder.http.heads import MAX_FIELDS
 from responder.http.message import Request, Response
 from responder.http.protocol import LINGER_S, MAX_EMPTY_LINES, MAX_LINGER_BYTES, MAX_PIPELINED
 from responder.log import configure_logging
