@@ -32,7 +32,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from fastpath.answer_table cimport (
     ETAG_OCTETS,
@@ -127,6 +127,8 @@ cdef inline unsigned char* put_number(unsigned char* at, long long number) noexc
 cdef inline bint is_name(const unsigned char* at, Py_ssize_t size, const char* lower) noexcept nogil:
     """Compare a field's name, or a value, with lower-case letters and hyphens; only letters have a case."""
     cdef Py_ssize_t index
+    if memcmp(at, lower, size) == 0:
+        return True
     for index in range(size):
         if (at[index] | 0x20 if c"A" <= at[index] <= c"Z" else at[index]) != <unsigned char>lower[index]:
             return False
@@ -184,11 +186,11 @@ cdef const unsigned char* frame(
         return NULL
     if memcmp(at, b"GET /", 5) == 0:
         framed.is_post = False
-        at += 4
-        framed.target = at
-        # Which octets a target may have is for the decoder to say; those that end the line are none of them.
-        while CLASSES[at[0]] & FIELD and at[0] != c" ":
-            at += 1
+        framed.target = at + 4
+        # Which octets a target may have is for the decoder to say; those that end a line are none of them.
+        at = <const unsigned char*>memchr(framed.target, c" ", end - framed.target)
+        if at == NULL:
+            return NULL
     elif memcmp(at, b"POST /", 6) == 0:
         framed.is_post = True
         at += 5
@@ -227,7 +229,7 @@ cdef const unsigned char* frame(
         at += 2
         while size > 0 and (value[size - 1] == c" " or value[size - 1] == c"\t"):
             size -= 1
-        if name_size == 4 and is_name(name, 4, b"host"):
+        if name_size == 4 and (memcmp(name, b"Host", 4) == 0 or is_name(name, 4, b"host")):
             if has_host or not is_host(value, size):
                 return NULL
             has_host = True
@@ -239,11 +241,11 @@ cdef const unsigned char* frame(
                 framed.closes = True
             elif is_1_0 or size != 10 or not is_name(value, 10, b"keep-alive"):
                 return NULL
-        elif name_size == 12 and is_name(name, 12, b"content-type"):
+        elif name_size == 12 and (memcmp(name, b"Content-Type", 12) == 0 or is_name(name, 12, b"content-type")):
             if has_type or not framed.is_post or size != 24 or not is_name(value, 24, b"application/ocsp-request"):
                 return NULL
             has_type = True
-        elif name_size == 14 and is_name(name, 14, b"content-length"):
+        elif name_size == 14 and (memcmp(name, b"Content-Length", 14) == 0 or is_name(name, 14, b"content-length")):
             if framed.body_size >= 0 or not framed.is_post or not 1 <= size <= 6:
                 return NULL
             framed.body_size = 0

@@ -148,7 +148,11 @@ class PreparedResponse(Response):
     def __init__(self, wire: bytes) -> None:
         self.status = 200
         self._wire = wire
-        self.body = wire[wire.index(b"\r\n\r\n") + 4 :]
+
+    @property
+    def body(self) -> bytes:  # type: ignore[override]  # seldom asked for: the message is whole
+        """The content."""
+        return self._wire[self._wire.index(b"\r\n\r\n") + 4 :]
 
     def head(self, second: int) -> bytes:
         """Return the head that was made; ``second`` has passed since at most while earlier answers went out."""

@@ -53,6 +53,7 @@ class ServerState:
         self.handler = handler
         self.config = config
         self.clock = clock
+        self.idle_timeout = config.idle_timeout
         self.wheel = DeadlineWheel()
         self.no_head = self.new_head()  # of connections that have not needed one of their own
         self.draining = False
