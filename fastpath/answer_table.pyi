@@ -45,8 +45,6 @@ class TableAnswer:
     @property
     def terms(self) -> AnswerTerms: ...
     @property
-    def fresh_until(self) -> int: ...
-    @property
     def etag_digest(self) -> bytes:
         """SHA-256 of ``response_der``."""
 

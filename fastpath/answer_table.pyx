@@ -112,7 +112,6 @@ cdef class AnswerTerms:
 cdef class TableAnswer:
     cdef readonly int cert_status
     cdef readonly AnswerTerms terms
-    cdef readonly long long fresh_until
     cdef readonly bytes etag_digest
     cdef readonly bytes response_der
 
@@ -467,7 +466,6 @@ cdef class AnswerTable(Records):
         answer = TableAnswer.__new__(TableAnswer)
         answer.cert_status = status_of(record)
         answer.terms = <AnswerTerms>record.terms
-        answer.fresh_until = answer.terms.fresh_until_of(record.bucket_hash)
         answer.etag_digest = PyBytes_FromStringAndSize(<const char*>etag_of(record), ETAG_OCTETS)
         body = PyBytes_FromStringAndSize(<const char*>body_of(record), record.body_size)
         if record.flags & FLAG_WHOLE:

@@ -5,6 +5,9 @@ from fastpath.express import ExpressLane
 class Owner(Protocol):
     """The connection that lends a socket; called from ``run``."""
 
+    def received(self, data: bytes) -> None:
+        """Answer a read with ``send``, or take the socket back; only where the lane looks at nothing."""
+
     def returned(self, data: bytes, unsent: bytes) -> None:
         """Take the socket back: ``data`` was read and not answered, ``unsent`` is the rest of answers.
 
@@ -26,8 +29,11 @@ class ExpressSockets:
 
     tick: int
 
-    def __new__(cls, lane: ExpressLane) -> Self:
-        """Make the epoll descriptor; raises OSError where there is none left."""
+    def __new__(cls, lane: ExpressLane, *, frames: bool = True) -> Self:
+        """Make the epoll descriptor; raises OSError where there is none left.
+
+        ``frames`` off: the lane looks at nothing, each read is its owner's (``received``).
+        """
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while any lent socket is; then ``run`` is to be called."""

@@ -7,7 +7,9 @@ the transport will meet again), a client that does not take its answer. A miss k
 answer is fetched; whoever sends more meanwhile gets it back too. So a hot query costs two system calls and what the lane
 takes, and every rule of connections stays where it is, in responder/http/protocol.py.
 
-The owner of a socket has three methods: ``returned(data, unsent)``: it is given back, `data` was read and not answered,
+With ``frames`` off the lane looks at nothing: each read is the owner's, who answers it past its transport all the same.
+
+The owner of a socket has these methods: ``received(data)``, with ``frames`` off: a read, to be answered with ``send``; ``returned(data, unsent)``: it is given back, `data` was read and not answered,
 `unsent` was answered and not sent; ``missing(what)``: fetch the answer, then ``send`` it and say ``answered``;
 ``finished()``: the connection ends with what was answered; ``failed()``: it is broken.
 One event loop's thread. The only module of this package that makes system calls (docs/adr/0008).
@@ -71,14 +73,16 @@ cdef struct Lent:
 cdef class ExpressSockets:
     cdef public long long tick  # the owner's clock: what `activity` is told in
     cdef ExpressLane _lane
+    cdef bint _frames
     cdef int _epoll
     cdef Lent* _lent  # by descriptor
     cdef Py_ssize_t _size
     cdef unsigned char[READ_SIZE + 1] _in
     cdef unsigned char[MAX_MESSAGES] _out
 
-    def __cinit__(self, ExpressLane lane not None):
+    def __cinit__(self, ExpressLane lane not None, *, bint frames=True):
         self._lane = lane
+        self._frames = frames
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise OSError(errno, os.strerror(errno))
@@ -189,6 +193,13 @@ cdef class ExpressSockets:
         self._in[got] = 0
         if lent.pending:
             owner.returned(PyBytes_FromStringAndSize(<const char*>self._in, got), b"")
+            return 0
+        if not self._frames:
+            lent.tick = self.tick
+            lent.served += 1
+            owner.received(PyBytes_FromStringAndSize(<const char*>self._in, got))
+            if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) and self._find(fd, owner) != NULL:
+                owner.returned(b"", b"")
             return 0
         finding = self._lane.find_all(self._in, got, found, &requests, &total, &serial)
         if finding == FOUND:

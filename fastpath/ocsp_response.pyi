@@ -129,6 +129,9 @@ def pack_answer(
 def unpack_answer(packed: bytes) -> PackedAnswer:
     """Take a packed answer apart; raises ValueError where the bytes are not one."""
 
+def packed_slot_and_status(packed: bytes) -> tuple[int, int]:
+    """Return the header's slot and cert_status of a packed answer; raises ValueError where the bytes are not one."""
+
 def assemble(template: ResponseTemplate, header: AnswerHeader, cert_id_der: bytes, packed: bytes) -> bytes:
     """Put the exact OCSPResponse together again that was signed.
 

@@ -497,6 +497,13 @@ def unpack_answer(bytes packed not None):
     return answer
 
 
+def packed_slot_and_status(bytes packed not None):
+    cdef PackedScan scan
+    if not scan_packed(octets_of(packed), PyBytes_GET_SIZE(packed), &scan):
+        raise ValueError("not a packed answer")
+    return scan.slot, scan.cert_status
+
+
 cdef int cert_status_of_packed(bytes packed) except -1:
     cdef PackedScan scan
     if not scan_packed(octets_of(packed), PyBytes_GET_SIZE(packed), &scan):

@@ -43,9 +43,9 @@ class EdgeRoom:
         link = self.edge.store._link
         real = link.pipeline
 
-        async def counted(commands: Sequence[Any], extra_s: float = 0.0) -> list[Any]:
+        async def counted(commands: Sequence[Any], extra_s: float = 0.0, commands_each: int = 1) -> list[Any]:
             self.pipelines.append(commands)
-            return await real(commands, extra_s)
+            return await real(commands, extra_s, commands_each)
 
         link.pipeline = counted  # type: ignore[method-assign]
 

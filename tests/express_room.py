@@ -117,7 +117,7 @@ class _Shelf:
             kept.response_der,
             hashlib.sha256(kept.response_der).digest(),
             kept.terms,
-            kept.terms.fresh_until(question.serial_hash),
+            question.serial_hash,
         )
 
 

@@ -247,7 +247,7 @@ class Express(Protocol):
     connection or not (``closes``), to be given to ``fetch``."""
 
     def open_sockets(self) -> ExpressSockets:
-        """Make what reads from sockets lent to it, and answers as ``read`` does."""
+        """Make what reads from sockets lent to it, and answers as ``read`` does, or leaves it to their owners."""
         ...
 
     def fetch(self, missing: Any, reply: Callable[[Response], None]) -> None:

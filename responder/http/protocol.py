@@ -15,7 +15,6 @@ from typing import Any, cast
 from responder.errors import InvariantBroken
 from responder.http.deadlines import NEVER
 from responder.http.framing import ChunkedBody, Refused
-from responder.http.heads import HeadReader
 from responder.http.message import Request, Response, http_error
 from responder.http.state import ServerState, address_key
 from responder.log import get_logger
@@ -230,6 +229,21 @@ class HTTPProtocol(asyncio.Protocol):
 
     # --- what the express lane calls while it has the socket ----------------------------------------------------------
 
+    def received(self, data: bytes) -> None:
+        """Answer a read while the lane itself is turned off: as ``data_received``, past the transport."""
+        head = self._head
+        try:
+            if data[0] not in b"\r\n" and head.find_end(data, 0) == len(data):
+                self._take_head(data, 0, len(data))
+            else:
+                self.take_back()
+                self.data_received(data)
+        except Refused as refused:
+            self._refuse(refused, data[:200])
+        self._flush()
+        if not self._is_between_requests() or self._body_length >= 0 or self._chunked is not None:
+            self.take_back()
+
     def returned(self, data: bytes, unsent: bytes) -> None:
         """Go on by ourselves: see fastpath.express_sockets."""
         self.take_back()
@@ -440,6 +454,12 @@ class HTTPProtocol(asyncio.Protocol):
         end = head.find_end(data, position)
         if end < 0:
             return position
+        self._take_head(data, position, end)
+        return end
+
+    def _take_head(self, data: bytes, position: int, end: int) -> None:
+        """Read a whole head, and answer it unless content follows; raises Refused."""
+        head = self._head
         head.read(data if position == 0 and end == len(data) else data[position:end])
         method = head.method
         if method == b"POST":
@@ -455,7 +475,6 @@ class HTTPProtocol(asyncio.Protocol):
             # After CONNECT a client may believe that it speaks with somebody else.
             exchange = self._enqueue(None, head.keep_alive and method != b"CONNECT")
             exchange(_METHOD_NOT_ALLOWED)
-        return end
 
     def _skip_empty_line(self, data: bytes, position: int) -> int:
         # RFC 9112 §2.2: an empty line before the request line is to be ignored; some old clients send one after a body.
@@ -542,6 +561,9 @@ class HTTPProtocol(asyncio.Protocol):
             if octets is not None:
                 if self._mid_request or self._empty_lines:
                     self._begin_request()
+                if self._may_lend and state.sockets is not None and state.read is None:
+                    self._may_lend = False
+                    asyncio.get_running_loop().call_soon(self._lend)
                 self._body_length = -1
                 self._chunked = None
                 self._served += 1
@@ -584,7 +606,7 @@ class HTTPProtocol(asyncio.Protocol):
         queue = self._queue
         if self._close_sent or queue[0] is not exchange:
             return
-        if self._lent_fd >= 0 and exchange.keep_alive and len(queue) == 1:
+        if self._lent_fd >= 0 and exchange.request in _PLAIN and exchange.keep_alive and len(queue) == 1:
             self._reply_lent(exchange)
             return
         second = int(self._state.clock.now())

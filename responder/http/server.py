@@ -88,11 +88,13 @@ class HTTPServer:
         fitting = raise_file_limit(config)
         self._config = config.model_copy(update={"max_connections": fitting})
         turns, self._sockets = None, None
-        if express is not None and express.read is not None:
-            # Without the lane nothing tells ready answers from others before they are read.
+        if express is not None:
             loop = asyncio.get_running_loop()
-            turns, self._sockets = Turns(loop.call_soon, express.ready_count), express.open_sockets()
+            self._sockets = express.open_sockets()
             loop.add_reader(self._sockets.fileno(), self._sockets.run)
+            if express.read is not None:
+                # Without the lane nothing tells ready answers from others before they are read.
+                turns = Turns(loop.call_soon, express.ready_count)
         self.state = ServerState(handler, self._config, clock, express, turns, self._sockets)
         self._servers: list[asyncio.Server] = []
         self._ticker: asyncio.TimerHandle | None = None

@@ -67,14 +67,14 @@ class Question:
 class Answer:
     """A successful OCSPResponse without nonce, for one CertID; it may be sent to whoever asks for that.
 
-    ``etag_digest`` is its SHA-256; caches may use it until ``fresh_until``.
+    ``etag_digest`` is its SHA-256; ``serial_hash`` decides until when caches may use it.
     """
 
     cert_status: CertStatus
     response_der: bytes
     etag_digest: bytes
     terms: AnswerTerms
-    fresh_until: int
+    serial_hash: int
 
     def response(self) -> CachedResponse:
         """Make the HTTP response."""
@@ -83,7 +83,7 @@ class Answer:
             OCSP_RESPONSE_TYPE,
             self.terms.this_update,
             self.terms.next_update,
-            self.fresh_until,
+            self.terms.fresh_until(self.serial_hash),
             self.etag_digest,
         )
 

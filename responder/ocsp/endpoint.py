@@ -308,7 +308,7 @@ class OCSPEndpoint:
             return None
         # SEC-12: the table found it by issuer, hash algorithm and serial, and put the question's own CertID into it.
         answer = Answer(
-            CertStatus(found.cert_status), found.response_der, found.etag_digest, found.terms, found.fresh_until
+            CertStatus(found.cert_status), found.response_der, found.etag_digest, found.terms, question.serial_hash
         )
         return self._leave(question, answer, "table")
 

@@ -71,7 +71,7 @@ class ReadyAnswers:
 
     def open_sockets(self) -> ExpressSockets:
         """Make what reads from sockets lent to it."""
-        return ExpressSockets(self._lane)
+        return ExpressSockets(self._lane, frames=self.read is not None)
 
     def fetch(self, missing: Missing, reply: Callable[[Response], None]) -> None:
         """Have the endpoint answer a plain question that the table has no answer to."""

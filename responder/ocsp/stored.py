@@ -244,13 +244,7 @@ class StoredSource:
             ready.packed,
             etag_digest,
         )
-        return Answer(
-            ready.cert_status,
-            ready.response_der,
-            etag_digest,
-            ready.terms,
-            ready.terms.fresh_until(question.serial_hash),
-        )
+        return Answer(ready.cert_status, ready.response_der, etag_digest, ready.terms, question.serial_hash)
 
     def keep_all(self, issuer: Issuer, hash_name: str, readings: Mapping[bytes, Reading]) -> int:
         """Put what was read of a bucket into the table, by serial octets; returns how many answers.

@@ -21,7 +21,7 @@ from responder.store import values
 from responder.store.link import refusal
 from responder.store.target import Target
 
-Command = tuple[Any, ...] | bytes  # bytes: packed already, as one RESP array of bulk strings
+Command = tuple[Any, ...] | bytes  # bytes: packed already, as RESP arrays of bulk strings
 WATCH_S = 0.25  # between looks at whether the oldest request has waited too long
 RETRY_S = 0.1  # after a failed try to connect, others fail at once for that long
 
@@ -55,7 +55,9 @@ class _Protocol(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._watch = self._loop.call_later(WATCH_S, self._look)
 
-    def request(self, commands: Sequence[Command], timeout_s: float) -> asyncio.Future[list[Any]]:
+    def request(
+        self, commands: Sequence[Command], timeout_s: float, commands_each: int = 1
+    ) -> asyncio.Future[list[Any]]:
         """Send a pipeline; the future has its replies, errors of single commands among them."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self.lost is not None or self._transport is None:
@@ -63,7 +65,7 @@ class _Protocol(asyncio.Protocol):
             return future
         self._sent += 1
         number = b"%d" % self._sent
-        self._requests.append(_Request(future, number, len(commands), self._loop.time() + timeout_s))
+        self._requests.append(_Request(future, number, commands_each * len(commands), self._loop.time() + timeout_s))
         packed = [one if isinstance(one, bytes) else hiredis.pack_command(one) for one in commands]
         packed.append(b"*2\r\n$4\r\nPING\r\n$%d\r\n%b\r\n" % (len(number), number))
         self._transport.write(b"".join(packed))
@@ -123,12 +125,15 @@ class EdgeLink:
         self._closed = False
         self.connections = 0  # made so far: another number means that another server may be answering
 
-    async def pipeline(self, commands: Sequence[Command], extra_s: float = 0.0) -> list[Any]:
-        """Run commands in one round trip; ``extra_s``: how long they may block. Raises StoreUnavailable."""
+    async def pipeline(self, commands: Sequence[Command], extra_s: float = 0.0, commands_each: int = 1) -> list[Any]:
+        """Run commands in one round trip; raises StoreUnavailable.
+
+        ``extra_s``: how long they may block. ``commands_each``: how many commands each packed piece holds.
+        """
         protocol = self._protocol
         if protocol is None or protocol.lost is not None:
             protocol = await self._open()
-        return await protocol.request(commands, self._target.timeout_s + extra_s)
+        return await protocol.request(commands, self._target.timeout_s + extra_s, commands_each)
 
     async def _open(self) -> _Protocol:
         if self._closed:

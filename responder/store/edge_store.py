@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import hiredis
 
-from fastpath.ocsp_response import AnswerHeader, unpack_answer
+from fastpath.ocsp_response import AnswerHeader, packed_slot_and_status
 from responder.config import Config
 from responder.errors import StoreUnavailable
 from responder.model import CertStatus
@@ -126,20 +126,25 @@ class EdgeStore:
             commands: list[Command] = []
             for one in lookups:
                 status, answers = self._begin_hmget(one)
-                serial, text = one.serial, one.serial.hex().encode()
-                commands.append(b"%b$%d\r\n%b\r\n" % (status, len(text), text))
-                slot = layout.HEADER_FIELDS[one.slot]
-                commands.append(b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (answers, len(slot), slot, len(serial), serial))
-            replies = await self._link.pipeline(commands)
+                serial = one.serial
+                text, slot = serial.hex().encode(), layout.HEADER_FIELDS[one.slot]
+                # Both commands in one piece, which counts as two.
+                commands.append(
+                    b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n"
+                    % (status, len(text), text, answers, len(slot), slot, len(serial), serial)
+                )
+            replies = await self._link.pipeline(commands, commands_each=2)
             again: list[_Lookup] = []
-            for at, one in enumerate(lookups):
-                reading = self._read(one, replies[2 * at], replies[2 * at + 1])
+            at = 0
+            for one in lookups:
+                reading = self._read(one, replies[at], replies[at + 1])
+                at += 2
                 if reading is None:
                     again.append(one)
                 else:
                     found[one.at] = reading
             lookups = again
-        return [reading for reading in found if reading is not None]
+        return found  # type: ignore[return-value]  # each has been found something for
 
     async def read_buckets(self, ca: str, numbers: Sequence[int], hash_name: str) -> list[dict[bytes, Reading]]:
         """Read whole buckets, in one pipeline: serial octets → what there is; empty where there is no such bucket.
@@ -164,10 +169,10 @@ class EdgeStore:
             if serial in layout.HEADER_FIELDS or text is None:
                 continue
             try:
-                answer = unpack_answer(packed)
-                header = headers[answer.slot]
+                slot, cert_status_number = packed_slot_and_status(packed)
+                header = headers[slot]
                 if header is not None:
-                    cert_status = CERT_STATUSES[answer.cert_status]
+                    cert_status = CERT_STATUSES[cert_status_number]
                     found[serial] = Reading(text.decode(), self._header(header), packed, cert_status)
             except ValueError:
                 continue  # whoever asks for it is told
@@ -207,15 +212,14 @@ class EdgeStore:
         if packed is None or status_text is None:
             return Reading(status_text)
         try:
-            answer = unpack_answer(packed)
-            slot = answer.slot
+            slot, status = packed_slot_and_status(packed)
             if slot != one.slot:
                 # Header and answer must come from one command: the hash may be written anew in between.
                 one.slot = slot
                 return None if one.tries <= MAX_TRIES else Reading(status_text)
             if header is None:
                 return Reading(status_text)
-            return Reading(status_text, self._header(header), packed, CERT_STATUSES[answer.cert_status])
+            return Reading(status_text, self._header(header), packed, CERT_STATUSES[status])
         except ValueError as error:
             return StoreUnavailable(f"Redis holds a malformed answer of {one.ca}: {error}")
 

@@ -107,9 +107,10 @@ def serve(room: ExpressRoom, body: Callable[[Served], Awaitable[None]]) -> None:
     uvloop.run(main())
 
 
-@pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> ExpressRoom:
-    return ExpressRoom(tmp_path_factory.mktemp("sockets"))
+@pytest.fixture(scope="module", params=["express = true", "express = false"])
+def standing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExpressRoom:
+    """A room with the lane, and one where every read of a lent socket is its owner's."""
+    return ExpressRoom(tmp_path_factory.mktemp("sockets"), request.param)
 
 
 @pytest.fixture
@@ -131,7 +132,9 @@ def test_any_stream_gets_the_octets_of_the_reference(standing: ExpressRoom) -> N
             expected = standing.see("reference", *pieces).out
             standing.refill()
             client = await served.connect()
-            await served.turns(3)
+            if seed % 2:
+                await served.ask(client, get(standing.kept[0]))
+                await served.turns(3)  # its socket is lent from now on
             with contextlib.suppress(ConnectionError):  # it may have hung up on what came before
                 for piece in pieces:
                     await loop.sock_sendall(client, piece)
@@ -169,6 +172,23 @@ def test_a_connection_whose_first_answer_was_fetched_is_lent_too(room: ExpressRo
         assert served.lent == 0
         await served.ask(client, get(late))
         await until("the loan", lambda: served.lent == 1)
+
+    serve(room, body)
+
+
+def test_without_the_lane_a_plain_connection_is_lent_too(tmp_path: Path) -> None:
+    """`http.express = false` turns the lane's reading off, not its sockets: llhttp reads what came."""
+    room = ExpressRoom(tmp_path, "express = false")
+    kept = room.kept[0]
+
+    async def body(served: Served) -> None:
+        client = await served.connect_lent()
+        one = await served.ask(client, get(kept))
+        assert await served.ask(client, get(kept)) == one
+        assert served.lent == 1
+        assert served.server.state.turns is None
+        two = await served.ask(client, get(kept) * 2, 2)
+        assert (two, served.lent) == (one * 2, 0)
 
     serve(room, body)
 
@@ -347,7 +367,7 @@ def test_draining_takes_every_socket_back(room: ExpressRoom) -> None:
     serve(room, body)
 
 
-def test_the_number_of_a_descriptor_may_be_another_s(standing: ExpressRoom) -> None:
+def test_the_number_of_a_descriptor_may_be_another_s(room: ExpressRoom) -> None:
     """What is given back late must not take somebody else's socket with it."""
 
     class Owner:
@@ -360,7 +380,7 @@ def test_the_number_of_a_descriptor_may_be_another_s(standing: ExpressRoom) -> N
         def missing(self, answer: object) -> None:
             raise AssertionError
 
-    sockets = ExpressSockets(standing.lane)
+    sockets = ExpressSockets(room.lane)
     first, second = Owner(), Owner()
     here, there = socket.socketpair()
     with here, there:
@@ -375,7 +395,7 @@ def test_the_number_of_a_descriptor_may_be_another_s(standing: ExpressRoom) -> N
         sockets.lend(here.fileno(), second)
         sockets.take_back(here.fileno(), first)
         assert sockets.activity(here.fileno(), first) == (0, 0)
-        there.send(get(standing.kept[0]))
+        there.send(get(room.kept[0]))
         sockets.run()
         assert sockets.activity(here.fileno(), second) == (1, 0)
         assert len(parse_replies(there.recv(65_536))) == 1
