@@ -67,6 +67,10 @@ class Records:
     def used_bytes(self) -> int:
         """What index, groups and records take now; outdated records count until the ring has passed them."""
 
+    @property
+    def fullness(self) -> float:
+        """From 0 to 1, from where on each put makes room: of the ring or of the index, whichever is fuller."""
+
     def __len__(self) -> int:
         """How many records the index names; those that the journal has ended, and nobody has asked for since, too."""
 

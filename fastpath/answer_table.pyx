@@ -167,6 +167,11 @@ cdef class Records:
     def used_bytes(self):
         return self._used + 4 * <Py_ssize_t>self._slot_count + 4 * (<Py_ssize_t>self._group_mask + 1)
 
+    @property
+    def fullness(self):
+        # Three quarters of the slots are as many entries as there may be: see __cinit__.
+        return max(<double>self._used / self._capacity, self._entries * 4.0 / (self._slot_count * 3.0))
+
     # --- the index ----------------------------------------------------------------------------------------------------
 
     cdef uint32_t _home(self, int issuer, int hash_kind, const unsigned char* serial, Py_ssize_t size) noexcept nogil:

@@ -16,7 +16,7 @@ What ``read`` takes: 1 to 16 whole requests and no octet more, each of them
 - exactly one Host (in HTTP/1.0 at most one), a plain name or IPv4 address with or without a port;
 - at most one Connection, and that says keep-alive (in HTTP/1.1) or close; nothing follows a request that ends its
   connection; none of Expect, Proxy-Connection, Transfer-Encoding,
-  Upgrade and the four If-… fields; no Content-… field in a GET. Any other field changes nothing, and is only checked
+  Upgrade and the four If-… fields; no Content-Type or Content-Length in a GET. Any other field changes nothing, and is only checked
   to be a token, a colon and visible ASCII, spaces and tabs up to CR LF;
 - within the limits of the configuration, and at most 64 fields.
 

@@ -39,7 +39,7 @@ class ExpressSockets:
         """Return the descriptor that is readable while any lent socket is; then ``run`` is to be called."""
 
     def run(self) -> None:
-        """Read each lent socket that is readable, and answer or give it back; at most 256 reads."""
+        """Read each lent socket that is readable, and answer or give it back; at most 512 reads."""
 
     def lend(self, fd: int, owner: Owner) -> None:
         """Take over a socket whose transport has stopped reading and has nothing unsent.
@@ -51,7 +51,7 @@ class ExpressSockets:
         """Let go of an owner's socket, before it is closed or its transport reads again; nothing where it is not lent."""
 
     def activity(self, fd: int, owner: Owner) -> tuple[int, int]:
-        """Return how many requests were answered since it was lent, and the tick of the last answer."""
+        """Return how many requests were answered since it was lent, and the tick of the last request or answer."""
 
     def answered(self, fd: int, owner: Owner) -> None:
         """Say that the answer that was missing has been sent."""

@@ -9,8 +9,8 @@ takes, and every rule of connections stays where it is, in responder/http/protoc
 
 With ``frames`` off the lane looks at nothing: each read is the owner's, who answers it past its transport all the same.
 
-The owner of a socket has these methods: ``received(data)``, with ``frames`` off: a read, to be answered with ``send``; ``returned(data, unsent)``: it is given back, `data` was read and not answered,
-`unsent` was answered and not sent; ``missing(what)``: fetch the answer, then ``send`` it and say ``answered``;
+The owner of a socket has these methods: ``received(data)``, with ``frames`` off: a read, to be answered with ``send``;
+``returned(data, unsent)``: it is given back, `data` was read and not answered, `unsent` was answered and not sent; ``missing(what)``: fetch the answer, then ``send`` it and say ``answered``;
 ``finished()``: the connection ends with what was answered; ``failed()``: it is broken.
 One event loop's thread. The only module of this package that makes system calls (docs/adr/0008).
 """
@@ -63,7 +63,7 @@ cdef enum:
 
 cdef struct Lent:
     PyObject* owner  # a counted reference; NULL: not lent
-    long long tick  # of the last answer
+    long long tick  # of the last request or answer, at first of the loan
     unsigned int served  # answers since it was lent
     bint pending  # an answer is being fetched
 
@@ -120,6 +120,7 @@ cdef class ExpressSockets:
             raise OSError(errno, os.strerror(errno))
         memset(&self._lent[fd], 0, sizeof(Lent))
         self._lent[fd].owner = <PyObject*>owner
+        self._lent[fd].tick = self.tick
         Py_INCREF(owner)
 
     def take_back(self, int fd, owner not None):
@@ -157,14 +158,24 @@ cdef class ExpressSockets:
 
     def run(self):
         cdef epoll_event[MAX_EVENTS] events
-        cdef int count, index
+        cdef int count, index, fd
+        cdef object failure = None
         for _ in range(MAX_ROUNDS):
+            self._lane.look_at_clock()
             count = epoll_wait(self._epoll, events, MAX_EVENTS, 0)
             if count <= 0:
-                return
-            self._lane.look_at_clock()
+                break
             for index in range(count):
-                self._serve(events[index].data.fd, events[index].events)
+                fd = events[index].data.fd
+                try:
+                    self._serve(fd, events[index].events)
+                except Exception as error:
+                    # The others of this batch are not announced again: a mistake about one must not cost them their answers.
+                    failure = error
+                    if fd < self._size and self._lent[fd].owner != NULL:
+                        (<object>self._lent[fd].owner).failed()
+        if failure is not None:
+            raise failure
 
     cdef int _serve(self, int fd, uint32_t events) except -1:
         cdef Found[MAX_REQUESTS] found
@@ -198,8 +209,7 @@ cdef class ExpressSockets:
             lent.tick = self.tick
             lent.served += 1
             owner.received(PyBytes_FromStringAndSize(<const char*>self._in, got))
-            if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) and self._find(fd, owner) != NULL:
-                owner.returned(b"", b"")
+            self._check_rest(fd, owner, got, events)
             return 0
         finding = self._lane.find_all(self._in, got, found, &requests, &total, &serial)
         if finding == FOUND:
@@ -215,9 +225,15 @@ cdef class ExpressSockets:
                 return 0
         elif finding == MISSING:
             lent.pending = True
+            lent.tick = self.tick
             owner.missing(self._lane.make_missing(&found[0], &serial))
         else:
             owner.returned(PyBytes_FromStringAndSize(<const char*>self._in, got), b"")
-        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) and self._find(fd, owner) != NULL:
-            owner.returned(b"", b"")  # the end came with the request, and is not told again
+        self._check_rest(fd, owner, got, events)
+        return 0
+
+    cdef int _check_rest(self, int fd, owner, Py_ssize_t got, uint32_t events) except -1:
+        """Give a socket back that holds what will not be announced again: the end, or more than one read takes."""
+        if (got == READ_SIZE or events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) and self._find(fd, owner) != NULL:
+            owner.returned(b"", b"")
         return 0

@@ -148,7 +148,7 @@ class HTTPConfig(Section):
     )
     express: bool = Field(
         True,
-        description="Frame plain requests for ready answers on the express lane; off: all by llhttp, with the same result.",
+        description="Frame plain requests for ready answers on the express lane; off: all by llhttp, with the same octets, but ready answers no longer go before other work.",
     )
     drain: Duration = Field(4, ge=1, le=60, description="How long open connections may finish on SIGTERM.")
 

@@ -218,7 +218,7 @@ class ExpressSockets(Protocol):
         ...
 
     def activity(self, fd: int, owner: Any) -> tuple[int, int]:
-        """Return how many requests were answered since it was lent, and the tick of the last answer."""
+        """Return how many requests were answered since it was lent, and the tick of the last request or answer."""
         ...
 
     def answered(self, fd: int, owner: Any) -> None:

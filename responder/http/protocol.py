@@ -78,7 +78,6 @@ class HTTPProtocol(asyncio.Protocol):
         "_discarded",
         "_empty_lines",
         "_head",
-        "_lent_at",
         "_lent_fd",
         "_linger",
         "_may_lend",
@@ -110,7 +109,6 @@ class HTTPProtocol(asyncio.Protocol):
         self._address_key: bytes | None = None  # None: not admitted
         self._head = state.no_head  # until a head comes that is not plain
         self._may_lend = True  # until it was tried: what came back once is not plain
-        self._lent_at = 0  # tick
         self._lent_fd = -1  # the descriptor, while the express lane reads and writes it
         self._queue: deque[Exchange] = deque()  # in the order of the requests
         self._out: list[bytes] = []  # gathered within one call, then written
@@ -243,6 +241,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._flush()
         if not self._is_between_requests() or self._body_length >= 0 or self._chunked is not None:
             self.take_back()
+            self._watch_arrival()
 
     def returned(self, data: bytes, unsent: bytes) -> None:
         """Go on by ourselves: see fastpath.express_sockets."""
@@ -281,7 +280,6 @@ class HTTPProtocol(asyncio.Protocol):
             return
         self._set_reading(False)
         self._lent_fd = fd
-        self._lent_at = state.wheel.now
 
     def take_back(self) -> None:
         """Have the socket for ourselves again, if it was lent; before it is closed, and before anything unusual."""
@@ -296,9 +294,9 @@ class HTTPProtocol(asyncio.Protocol):
 
     def _idle_ticks_left(self) -> int:
         """Return how long a lent connection may still wait for its next request; below 0: it is over."""
-        wheel, sockets = self._state.wheel, self._state.sockets
-        served, tick = sockets.activity(self._lent_fd, self) if sockets is not None else (0, 0)
-        return (tick if served else self._lent_at) + self._state.config.idle_timeout - wheel.now
+        state = self._state
+        tick = state.sockets.activity(self._lent_fd, self)[1] if state.sockets is not None else 0
+        return tick + state.idle_timeout - state.wheel.now
 
     def _may_stay_lent(self) -> bool:
         """Tell whether the lane, which does not tell of each answer, has given one lately; then look again later."""
@@ -397,7 +395,7 @@ class HTTPProtocol(asyncio.Protocol):
 
     def _watch_arrival(self) -> None:
         """Start a request's clock with its first octet, whatever dribbles in later; not while we make it wait."""
-        if self._mid_request or self._stopped or self._stalled():
+        if self._mid_request or self._waiting or self._stopped or self._stalled():
             return
         if self._pieces or self._body_length >= 0 or self._chunked is not None:
             self._mid_request = True
@@ -606,7 +604,7 @@ class HTTPProtocol(asyncio.Protocol):
         queue = self._queue
         if self._close_sent or queue[0] is not exchange:
             return
-        if self._lent_fd >= 0 and exchange.request in _PLAIN and exchange.keep_alive and len(queue) == 1:
+        if self._lent_fd >= 0 and exchange.keep_alive and exchange.request in _PLAIN:
             self._reply_lent(exchange)
             return
         second = int(self._state.clock.now())
@@ -632,10 +630,9 @@ class HTTPProtocol(asyncio.Protocol):
         self._served += 1
         self._set_deadline(state.idle_timeout)
         unsent = sockets.send(self._lent_fd, response.wire(second))
+        sockets.answered(self._lent_fd, self)
         if unsent:
             self.returned(b"", unsent)
-        else:
-            sockets.answered(self._lent_fd, self)
 
     def _send(self, exchange: Exchange, response: Response, second: int) -> None:
         request = exchange.request
@@ -673,7 +670,7 @@ class HTTPProtocol(asyncio.Protocol):
             out.clear()
             self._out_bytes = 0
             if self._lent_fd >= 0 and self._state.sockets is not None:
-                # Past the transport, whose queue would let the lane's next answer overtake this one.
+                # Past the transport, whose queue would let the next answer overtake this one.
                 octets = self._state.sockets.send(self._lent_fd, octets)
                 if octets:
                     self.take_back()

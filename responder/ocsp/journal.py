@@ -113,7 +113,7 @@ class JournalFollower:
             return True
         if reading.run_id is not None:
             self._looked_at = sent_at
-            self._looked_over = self._store.connections
+            self._looked_over = connections
             if reading.run_id != self._run_id:
                 self._begin(reading.run_id, reading.ends)
                 return True

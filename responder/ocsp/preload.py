@@ -21,7 +21,7 @@ from responder.store.redis_store import EdgeStore
 log = get_logger(__name__)
 
 BUCKETS_AT_ONCE = 16  # in one pipeline
-FULL = 0.95  # of the table's budget: what is put after that may push out what queries brought
+FULL = 0.95  # of the table: what is put after that may push out what queries brought
 PROGRESS_S = 1.0  # between two lines of progress
 
 
@@ -51,6 +51,8 @@ class Preload:
                     break
         except StoreUnavailable as error:
             log.warning("preload_ended", error=str(error), answers=self.answers)
+        except Exception:
+            log.exception("preload_failed", answers=self.answers)
         else:
             seconds = round(self._clock.monotonic() - began, 1)
             log.info("preloaded", answers=self.answers, bytes=self._table.used_bytes, seconds=seconds)
@@ -69,7 +71,7 @@ class Preload:
                     # No await between this look and the last put: nothing slips in between.
                     if (issuer.id, partition_of(number)) not in self._outdated:
                         self.answers += self._stored.keep_all(issuer, hash_name, readings)
-                    if self._table.used_bytes > FULL * self._table.max_bytes:
+                    if self._table.fullness > FULL:
                         log.warning("preload_table_full", ca=issuer.name, answers=self.answers)
                         return False
                     await asyncio.sleep(0)  # let queries be answered between two buckets

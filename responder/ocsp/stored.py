@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from typing import NamedTuple
 
 from fastpath.answer_table import AbsentTable, AnswerTable, AnswerTerms
 from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble
@@ -46,15 +45,6 @@ class _Flight:
         self.waiters: list[Callable[[Found], None]] = []
         self.outdated = False
         self.settled = False
-
-
-class _Ready(NamedTuple):
-    """A stored answer, put together."""
-
-    response_der: bytes
-    cert_status: CertStatus
-    terms: AnswerTerms
-    packed: bytes
 
 
 class StoredSource:
@@ -127,23 +117,20 @@ class StoredSource:
                     for question in [flight.question for flight in open_flights]
                 ]
             )
-            await self.load_templates(readings)
-            answers = [
-                self._ready(flight.question, reading) for flight, reading in zip(open_flights, readings, strict=True)
-            ]
-            if None in answers:
+            if any(self._lacks_template(reading) for reading in readings):
+                await self.load_templates(readings)
+            ready = [self._ready(one.question, reading) for one, reading in zip(open_flights, readings, strict=True)]
+            if None in ready:
                 await self._load_ca_infos(
-                    flight.question.issuer.id
-                    for flight, answer in zip(open_flights, answers, strict=True)
-                    if answer is None
+                    one.question.issuer.id for one, answer in zip(open_flights, ready, strict=True) if answer is None
                 )
             # No await from here on: whatever the journal has named by now is marked, and nothing slips in between.
             again: list[_Flight] = []
-            for flight, reading, answer in zip(open_flights, readings, answers, strict=True):
+            for flight, reading, answer in zip(open_flights, readings, ready, strict=True):
                 if flight.outdated:
                     again.append(flight)
                 elif answer is not None:
-                    self._settle(flight, self._remember(flight.question, answer))
+                    self._settle(flight, self._remember(flight.question, answer, reading))
                 else:
                     self._settle(flight, self._not_ready(flight.question, reading))
             if not again:
@@ -195,9 +182,16 @@ class StoredSource:
             self._absent.put(question.issuer.id, question.serial_octets, question.serial_hash)
         return NotReady(reading.status_text, is_loaded, is_overridden)
 
-    def _ready(self, question: Question, reading: Reading | StoreUnavailable) -> _Ready | None:
+    def _lacks_template(self, reading: Reading | StoreUnavailable) -> bool:
+        return (
+            isinstance(reading, Reading)
+            and reading.header is not None
+            and reading.header.signer_id not in self._templates
+        )
+
+    def _ready(self, question: Question, reading: Reading | StoreUnavailable) -> Answer | None:
         """Put a stored answer together; None: there is none that may be sent."""
-        if isinstance(reading, StoreUnavailable):
+        if isinstance(reading, StoreUnavailable) or reading.header is None:
             return None
         header, packed, status_text, cert_status = (
             reading.header,
@@ -205,7 +199,7 @@ class StoredSource:
             reading.status_text,
             reading.cert_status,
         )
-        if header is None or packed is None or cert_status is None or status_text is None:
+        if packed is None or cert_status is None or status_text is None:
             return None
         template = self._templates.get(header.signer_id)
         now = self._clock.now()
@@ -221,30 +215,35 @@ class StoredSource:
         except ValueError as error:
             log.error("answer_malformed", ca=question.issuer.name, error=str(error))
             return None
-        return _Ready(response_der, cert_status, self._terms_of(question.issuer, header, template), packed)
+        return Answer(
+            cert_status,
+            response_der,
+            sha256(response_der).digest(),
+            self._terms.get((header, question.issuer.id)) or self._make_terms(question.issuer, header, template),
+            question.serial_hash,
+        )
 
-    def _terms_of(self, issuer: Issuer, header: AnswerHeader, template: ResponseTemplate) -> AnswerTerms:
-        terms = self._terms.get((header, issuer.id))
-        if terms is None:
-            if len(self._terms) >= MAX_TERMS:
-                self._terms.clear()
-            terms = terms_of(issuer, header.this_update, header.next_update, template, header)
-            self._terms[header, issuer.id] = terms
+    def _make_terms(self, issuer: Issuer, header: AnswerHeader, template: ResponseTemplate) -> AnswerTerms:
+        if len(self._terms) >= MAX_TERMS:
+            self._terms.clear()
+        terms = terms_of(issuer, header.this_update, header.next_update, template, header)
+        self._terms[header, issuer.id] = terms
         return terms
 
-    def _remember(self, question: Question, ready: _Ready) -> Answer:
+    def _remember(self, question: Question, answer: Answer, reading: Reading | StoreUnavailable) -> Answer:
         """Keep an answer that the journal has not overtaken, and return it."""
-        etag_digest = sha256(ready.response_der).digest()
+        assert isinstance(reading, Reading)  # noqa: S101 - what it was made of
+        assert reading.packed is not None  # noqa: S101
         self._table.put(
             question.issuer.id,
             question.hash_name,
             question.serial_octets,
             question.serial_hash,
-            ready.terms,
-            ready.packed,
-            etag_digest,
+            answer.terms,
+            reading.packed,
+            answer.etag_digest,
         )
-        return Answer(ready.cert_status, ready.response_der, etag_digest, ready.terms, question.serial_hash)
+        return answer
 
     def keep_all(self, issuer: Issuer, hash_name: str, readings: Mapping[bytes, Reading]) -> int:
         """Put what was read of a bucket into the table, by serial octets; returns how many answers.
@@ -254,9 +253,9 @@ class StoredSource:
         kept = 0
         for serial_octets, reading in readings.items():
             question = question_of(issuer, hash_name, serial_octets)
-            ready = self._ready(question, reading)
-            if ready is not None:
-                self._remember(question, ready)
+            answer = self._ready(question, reading)
+            if answer is not None:
+                self._remember(question, answer, reading)
                 kept += 1
         return kept
 

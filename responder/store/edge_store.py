@@ -14,6 +14,7 @@ from typing import Any, Self
 import hiredis
 
 from fastpath.ocsp_response import AnswerHeader, packed_slot_and_status
+from fastpath.redis_commands import pack_answer_reads
 from responder.config import Config
 from responder.errors import StoreUnavailable
 from responder.model import CertStatus
@@ -73,6 +74,11 @@ class _Lookup:
         self.tries = 0
 
 
+def _begin(count: int, *words: bytes) -> bytes:
+    """Spell the beginning of a command of ``count`` words, as RESP does."""
+    return b"*%d\r\n" % count + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
 class EdgeStore:
     """One worker's sight of Redis. One event loop's thread only."""
 
@@ -82,7 +88,7 @@ class EdgeStore:
         self._replies = EdgeLink(target)
         self._bits: dict[str, int] = {}  # by CA: the deepest bucket seen
         self._headers: dict[bytes, AnswerHeader] = {}
-        self._begun: dict[tuple[str, int, str], tuple[bytes, bytes]] = {}
+        self._begun: dict[tuple[str, int, str, int], tuple[bytes, bytes]] = {}
 
     @classmethod
     def connect(cls, config: Config) -> Self:
@@ -125,14 +131,8 @@ class EdgeStore:
         while lookups:
             commands: list[Command] = []
             for one in lookups:
-                status, answers = self._begin_hmget(one)
-                serial = one.serial
-                text, slot = serial.hex().encode(), layout.HEADER_FIELDS[one.slot]
                 # Both commands in one piece, which counts as two.
-                commands.append(
-                    b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n"
-                    % (status, len(text), text, answers, len(slot), slot, len(serial), serial)
-                )
+                commands.append(pack_answer_reads(*self._begin_hmget(one), one.serial))
             replies = await self._link.pipeline(commands, commands_each=2)
             again: list[_Lookup] = []
             at = 0
@@ -179,25 +179,24 @@ class EdgeStore:
         return found
 
     def _begin_hmget(self, one: _Lookup) -> tuple[bytes, bytes]:
-        """Return the beginnings of the two commands of a lookup, as far as they are its bucket's."""
-        place = (one.ca, bucket_number(one.hash_value, one.bits), one.hash_name)
+        """Return the two commands of a lookup without the serial at their ends: they are its bucket's."""
+        place = (one.ca, one.hash_value & ((1 << one.bits) - 1), one.hash_name, one.slot)
         begun = self._begun.get(place)
         if begun is None:
             if len(self._begun) >= MAX_BEGUN:
                 self._begun.clear()
-            status, answers = self.layout.status(*place[:2]).encode(), self.layout.answers(*place).encode()
+            ca, number, hash_name, slot = place
             begun = self._begun[place] = (
-                b"*4\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n$5\r\n.bits\r\n" % (len(status), status),
-                b"*4\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n" % (len(answers), answers),
+                _begin(4, b"HMGET", self.layout.status(ca, number).encode(), layout.BITS_FIELD),
+                _begin(4, b"HMGET", self.layout.answers(ca, number, hash_name).encode(), layout.HEADER_FIELDS[slot]),
             )
         return begun
 
     def _read(self, one: _Lookup, status: Any, answer: Any) -> Reading | StoreUnavailable | None:
         """Make of two replies what they say; None: ``one`` has been told where to look instead."""
         one.tries += 1
-        for reply in (status, answer):
-            if isinstance(reply, hiredis.ReplyError):
-                return StoreUnavailable(f"Redis: {reply}")
+        if type(status) is not list or type(answer) is not list:  # else it is an error's object
+            return StoreUnavailable(f"Redis: {status if type(status) is not list else answer}")
         bits_field, text = status
         if bits_field is None or not self._is_right(one, int(bits_field)):
             one.slot = 0

@@ -401,3 +401,58 @@ def test_the_number_of_a_descriptor_may_be_another_s(room: ExpressRoom) -> None:
         assert len(parse_replies(there.recv(65_536))) == 1
     with pytest.raises(OSError, match="Bad file descriptor"):
         sockets.lend(os.sysconf("SC_OPEN_MAX") + 1, first)
+
+
+class Broken:
+    """An owner whose every method fails but the last resort."""
+
+    def __init__(self) -> None:
+        self.has_failed = False
+
+    def returned(self, data: bytes, unsent: bytes) -> None:
+        raise RuntimeError("broken on purpose")
+
+    def missing(self, answer: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    def failed(self) -> None:
+        self.has_failed = True
+
+
+def test_a_mistake_about_one_costs_the_others_nothing(room: ExpressRoom) -> None:
+    """What an edge has announced once is not announced again: the whole batch is served, and the mistake told after it."""
+    sockets = ExpressSockets(room.lane)
+    pairs = [socket.socketpair() for _ in range(6)]
+    owners = [Broken() for _ in pairs]
+    with contextlib.ExitStack() as stack:
+        for (here, there), owner in zip(pairs, owners, strict=True):
+            stack.enter_context(here)
+            stack.enter_context(there)
+            there.settimeout(READ_WITHIN_S)
+            sockets.lend(here.fileno(), owner)
+        for number, (_, there) in enumerate(pairs):
+            there.send(get(room.kept[0]) if number % 2 else b"garbage")
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            sockets.run()
+        for number, (_, there) in enumerate(pairs):
+            assert owners[number].has_failed == (number % 2 == 0)
+            if number % 2:
+                assert len(parse_replies(there.recv(65_536))) == 1
+
+
+def test_more_than_one_read_takes_is_not_left_in_the_socket(room: ExpressRoom) -> None:
+    """A read that fills the buffer with whole requests says nothing of what lies behind it."""
+    kept = room.kept[0]
+    plain = get(kept)
+    filler = b"X: " + b"y" * 4_000
+    requests = get(kept, *[filler] * 3) * 5
+    padding = 65_536 - len(requests) - len(plain) - len(b"X: \r\n")
+    requests += get(kept, b"X: " + b"y" * padding)
+    assert len(requests) == 65_536
+
+    async def body(served: Served) -> None:
+        client = await served.connect_lent()
+        answers = parse_replies(await served.ask(client, requests + plain, 7))
+        assert [reply.body for reply in answers] == [kept.response_der] * 7
+
+    serve(room, body)

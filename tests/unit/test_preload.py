@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fastpath.answer_table import AnswerTable
 from responder.log import configure_logging
 from responder.ocsp.answer import terms_of
 from responder.store.layout import partition_of, serial_hash
@@ -82,13 +83,14 @@ def test_a_full_table_ends_it(redis_server: Callable[..., RedisServer], tmp_path
     @in_edge(room)
     async def _(edge: EdgeRoom) -> None:
         await edge.see_journal()
-        preload, table = edge.edge.preload, edge.edge.endpoint._table
+        preload = edge.edge.preload
+        table = preload._table = preload._stored._table = AnswerTable(1024 * 1024, [room.issuer.id])
         terms = terms_of(room.issuer, 0, 2**31)
         filler = 1 << 40
-        while table.used_bytes <= 0.95 * table.max_bytes:
+        while table.fullness <= 0.95:
             filler += 1
             serial = octets(filler)
-            table.put_whole(room.issuer.id, "sha1", serial, serial_hash(serial), terms, 0, bytes(60_000), bytes(32))
+            table.put_whole(room.issuer.id, "sha1", serial, serial_hash(serial), terms, 0, bytes(72), bytes(32))
         before = len(table)
         await preload.run()
         assert 0 < preload.answers < len(SERIALS)
