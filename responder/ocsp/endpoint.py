@@ -294,8 +294,8 @@ class OCSPEndpoint:
 
     def _known_absent(self, question: Question) -> bool:
         return (
-            question.issuer.config.ocsp.unassigned == "unauthorized"
-            and self._absent.has(question.issuer.id, question.serial_octets)
+            self._absent.has(question.issuer.id, question.serial_octets)
+            and question.issuer.config.ocsp.unassigned == "unauthorized"
             and self._contact.age() < ABSENT_TRUSTED_S
         )
 

@@ -119,7 +119,10 @@ class StoredSource:
             )
             if any(self._lacks_template(reading) for reading in readings):
                 await self.load_templates(readings)
-            ready = [self._ready(one.question, reading) for one, reading in zip(open_flights, readings, strict=True)]
+            now = self._clock.now()
+            ready = [
+                self._ready(one.question, reading, now) for one, reading in zip(open_flights, readings, strict=True)
+            ]
             if None in ready:
                 await self._load_ca_infos(
                     one.question.issuer.id for one, answer in zip(open_flights, ready, strict=True) if answer is None
@@ -189,7 +192,7 @@ class StoredSource:
             and reading.header.signer_id not in self._templates
         )
 
-    def _ready(self, question: Question, reading: Reading | StoreUnavailable) -> Answer | None:
+    def _ready(self, question: Question, reading: Reading | StoreUnavailable, now: float) -> Answer | None:
         """Put a stored answer together; None: there is none that may be sent."""
         if isinstance(reading, StoreUnavailable) or reading.header is None:
             return None
@@ -202,7 +205,6 @@ class StoredSource:
         if packed is None or cert_status is None or status_text is None:
             return None
         template = self._templates.get(header.signer_id)
-        now = self._clock.now()
         # SEC-13: an answer that has run out is never served as successful.
         if template is None or now >= header.next_update:
             return None
@@ -250,10 +252,10 @@ class StoredSource:
 
         The caller knows that the journal has not named it since, and has loaded the templates.
         """
-        kept = 0
+        kept, now = 0, self._clock.now()
         for serial_octets, reading in readings.items():
             question = question_of(issuer, hash_name, serial_octets)
-            answer = self._ready(question, reading)
+            answer = self._ready(question, reading, now)
             if answer is not None:
                 self._remember(question, answer, reading)
                 kept += 1

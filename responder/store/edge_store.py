@@ -29,6 +29,7 @@ REPLIES_BLOCK_MS = 500  # how long a read of replies waits for one
 REPLIES_COUNT = 100
 MAX_TRIES = 2 * layout.MAX_BITS  # steps up and down through a CA's bits while its buckets are being split
 MAX_HEADERS = 10_000  # parsed headers remembered; those of a bucket are asked for with each of its answers
+BITS_SPELLED = tuple(b"%d" % bits for bits in range(layout.MAX_BITS + 1))
 MAX_BEGUN = 20_000  # buckets whose commands are remembered as far as they are always the same
 
 PARTITIONS = range(layout.PARTITIONS)
@@ -137,7 +138,9 @@ class EdgeStore:
             again: list[_Lookup] = []
             at = 0
             for one in lookups:
-                reading = self._read(one, replies[at], replies[at + 1])
+                reading = self._read_plain(one, replies[at], replies[at + 1])
+                if reading is None:
+                    reading = self._read(one, replies[at], replies[at + 1])
                 at += 2
                 if reading is None:
                     again.append(one)
@@ -191,6 +194,23 @@ class EdgeStore:
                 _begin(4, b"HMGET", self.layout.answers(ca, number, hash_name).encode(), layout.HEADER_FIELDS[slot]),
             )
         return begun
+
+    def _read_plain(self, one: _Lookup, status: Any, answer: Any) -> Reading | None:
+        """Make of two replies what nearly all say: the bucket that was thought, and an answer. None: see ``_read``."""
+        if type(status) is not list or type(answer) is not list:
+            return None
+        bits_field, text = status
+        header, packed = answer
+        if text is None or packed is None or header is None or bits_field != BITS_SPELLED[one.bits]:
+            return None
+        known = self._headers.get(header)
+        try:
+            slot, cert_status = packed_slot_and_status(packed)
+        except ValueError:
+            return None
+        if known is None or slot != one.slot or one.bits > self._bits.get(one.ca, 0):
+            return None
+        return Reading(text.decode(), known, packed, CERT_STATUSES[cert_status])
 
     def _read(self, one: _Lookup, status: Any, answer: Any) -> Reading | StoreUnavailable | None:
         """Make of two replies what they say; None: ``one`` has been told where to look instead."""
