@@ -150,6 +150,11 @@ class PreparedResponse(Response):
         self._wire = wire
 
     @property
+    def message(self) -> bytes:
+        """The whole message."""
+        return self._wire
+
+    @property
     def body(self) -> bytes:  # type: ignore[override]  # seldom asked for: the message is whole
         """The content."""
         return self._wire[self._wire.index(b"\r\n\r\n") + 4 :]

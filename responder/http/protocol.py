@@ -15,7 +15,7 @@ from typing import Any, cast
 from responder.errors import InvariantBroken
 from responder.http.deadlines import NEVER
 from responder.http.framing import ChunkedBody, Refused
-from responder.http.message import Request, Response, http_error
+from responder.http.message import PreparedResponse, Request, Response, http_error
 from responder.http.state import ServerState, address_key
 from responder.log import get_logger
 
@@ -624,12 +624,16 @@ class HTTPProtocol(asyncio.Protocol):
         assert exchange.request is not None  # noqa: S101 - the lane read it
         assert sockets is not None  # noqa: S101 - something is lent
         self._queue.clear()
-        second = int(state.clock.now())
-        response = response.for_request(exchange.request, second)
+        if type(response) is PreparedResponse:
+            octets = response.message
+        else:
+            second = int(state.clock.now())
+            response = response.for_request(exchange.request, second)
+            octets = response.wire(second)
         state.responses[response.status] += 1
         self._served += 1
         self._set_deadline(state.idle_timeout)
-        unsent = sockets.send(self._lent_fd, response.wire(second))
+        unsent = sockets.send(self._lent_fd, octets)
         sockets.answered(self._lent_fd, self)
         if unsent:
             self.returned(b"", unsent)

@@ -161,6 +161,8 @@ _QUERY_COUNTERS: dict[tuple[Outcome, CertStatus | None], Counter] = {
     **{(outcome, None): QUERIES.labels(DECISIONS[outcome].response_status.name.lower()) for outcome in _REFUSED},
 }
 _ANSWER_COUNTERS = {source: ANSWERS.labels(source) for source in ("table", "stored", "on_demand")}
+_ANSWERED_COUNTERS = [_QUERY_COUNTERS[Outcome.ANSWERED, status] for status in CertStatus]  # by number
+_STORED_COUNTER = _ANSWER_COUNTERS["stored"]
 _REASON_COUNTERS = {
     outcome: counter.labels(outcome.value)
     for status, counter in ((_S.UNAUTHORIZED, UNAUTHORIZED), (_S.TRY_LATER, TRY_LATER))
@@ -273,8 +275,8 @@ class OCSPEndpoint:
     ) -> None:
         octets = message() if isinstance(found, Answer) else None
         if isinstance(found, Answer) and octets is not None:
-            self._tally.add(_QUERY_COUNTERS[Outcome.ANSWERED, found.cert_status])
-            self._tally.add(_ANSWER_COUNTERS["stored"])
+            self._tally.add(_ANSWERED_COUNTERS[found.cert_status])
+            self._tally.add(_STORED_COUNTER)
             reply(PreparedResponse(octets))
         else:
             self._fetched(question, partial(self._reply, reply), found, may_ask_live=True)

@@ -138,9 +138,8 @@ class EdgeStore:
             again: list[_Lookup] = []
             at = 0
             for one in lookups:
-                reading = self._read_plain(one, replies[at], replies[at + 1])
-                if reading is None:
-                    reading = self._read(one, replies[at], replies[at + 1])
+                status, answer = replies[at], replies[at + 1]
+                reading = self._read_plain(one, status, answer) or self._read(one, status, answer)
                 at += 2
                 if reading is None:
                     again.append(one)
