@@ -89,8 +89,8 @@ class Target:
 
 # What, load, against whom, at least.
 RATES = (
-    ("hot GET, one worker, per CPU second", "get-hot", "nginx", 1.25),
-    ("hot POST, one worker, per CPU second (nginx: GET)", "post-hot", "nginx", 1.2),
+    ("hot GET, one worker, per CPU second", "get-one", "nginx", 1.25),
+    ("hot POST, one worker, per CPU second (nginx: GET)", "post-one", "nginx", 1.2),
     ("hot GET by the ordinary route, per CPU second", "ordinary", "nginx", 0.85),
     ("misses answered from Redis, per CPU second of the worker", "cold", "nginx", 0.35),
     ("hot answers a second, client on the same cores", "peers", "cfssl", 4.0),

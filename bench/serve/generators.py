@@ -26,18 +26,20 @@ def run_wrk(
     pinned: bool,
     stretch: tuple[int, int] | None = None,
     once: bool = False,
+    single: bool = False,
     mark: bytes = b"",
 ) -> dict[str, Any]:
     """Send requests as fast as they are answered, from one thread; returns what wrk.lua prints, with what wrk says.
 
-    ``stretch`` is a part of the files' order (start, length); ``once`` ends the run where it ends. Answers that hold
+    ``stretch`` is a part of the files' order (start, length); ``once`` ends the run where it ends; ``single``
+    sends its first request alone, again and again. Answers that hold
     the octets ``mark`` are counted. Whole seconds only, unless ``once``: wrk knows no parts of one.
     """
     start, length = stretch or (0, files.sent)
     command = [
         *("wrk", "-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "--timeout", "10s"),
         *("-s", str(WRK_SCRIPT), f"http://127.0.0.1:{port}/", "--"),
-        *(str(files.prefix), str(start), str(length), "once" if once else "again", mark.hex()),
+        *(str(files.prefix), str(start), str(length), "once" if once else "one" if single else "again", mark.hex()),
     ]
     printed = _run(command, seconds, pinned)
     line = next((line for line in printed.splitlines() if line.startswith("RESULT ")), None)

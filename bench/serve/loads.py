@@ -31,6 +31,7 @@ class Load:
     pinned: bool = True  # generator and servers on a core each; else everything on all cores, and the clock on the wall
     workers: int = 1  # of Revocast
     express: bool = True  # of Revocast: its express lane
+    single: bool = False  # one request, again and again, so that wrk runs no script and is not the limit
     nginx_by_get: bool = False  # nginx is asked by GET all the same: a file server's own way
     closing: bool = False  # one request a connection
     cold: bool = False  # nothing is remembered, and nothing asked twice
@@ -70,6 +71,23 @@ def _nonce(corpus: Corpus, plan: Plan, name: str) -> RequestFiles:
 
 
 LOADS = (
+    Load(
+        "get-one",
+        "hot GET, one certificate",
+        "One request again and again: wrk then runs no script and is not the limit.",
+        ("floor", "nginx", "revocast"),
+        _hot("GET"),
+        single=True,
+    ),
+    Load(
+        "post-one",
+        "hot POST, one certificate",
+        "The same by POST; nginx is asked by GET, which it is faster at.",
+        ("floor", "nginx", "revocast"),
+        _hot("POST"),
+        single=True,
+        nginx_by_get=True,
+    ),
     Load(
         "get-hot",
         "hot GET",

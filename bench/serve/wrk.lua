@@ -2,7 +2,8 @@
 --
 -- Arguments after "--": PREFIX START LENGTH ONCE MARK. PREFIX.requests holds whole requests one after another,
 -- PREFIX.offsets (uint32) where each begins and the last ends, PREFIX.order (uint32) which is sent when. START and LENGTH
--- choose a stretch of the order. ONCE "once": stop at the stretch's end, else begin it anew. MARK, if not empty: the hex of
+-- choose a stretch of the order. ONCE "once": stop at the stretch's end; "one": send its first request again and again, for
+-- which wrk runs no script; else begin it anew. MARK, if not empty: the hex of
 -- octets that an answer must hold to be counted as marked (only then are answers looked at: that costs the generator).
 local ffi = require("ffi")
 ffi.cdef([[
@@ -32,6 +33,10 @@ local ready = {} -- a request that was sent before is a Lua string already
 -- Global, since done() reads them out of the thread. ran_for: until the stretch's end; wrk sleeps its time out all the same.
 marked, ran_for = 0, 0
 
+local function text_of(number)
+  return ffi.string(requests + offsets[number], offsets[number + 1] - offsets[number])
+end
+
 function setup(thread)
   the_thread = thread
 end
@@ -44,6 +49,10 @@ function init(args)
   past = first + tonumber(args[3])
   position = first
   once = args[4] == "once"
+  if args[4] == "one" then
+    request = nil -- without it wrk formats one request at its start: this one
+    wrk.format = function() return text_of(order[first]) end
+  end
   local mark = (args[5] or ""):gsub("..", function(hex) return string.char(tonumber(hex, 16)) end)
   if mark ~= "" then
     response = function(_, _, body)
@@ -65,7 +74,7 @@ function request()
   position = position + 1
   local text = ready[number]
   if not text then
-    text = ffi.string(requests + offsets[number], offsets[number + 1] - offsets[number])
+    text = text_of(number)
     ready[number] = text
   end
   return text
