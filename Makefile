@@ -49,6 +49,7 @@ docs: build
 bench: build
 	@.ci/need bench
 	$(VENV)/bin/python -m bench.serve
+	$(VENV)/bin/python -m bench.answer_table --json bench/results/answer_table.json
 	$(VENV)/bin/python -m bench.revocation_lag --json bench/results/revocation_lag.json
 	$(VENV)/bin/python -m bench.isolation --json bench/results/isolation.json
 	$(VENV)/bin/python -m bench.serve.report
