@@ -55,6 +55,11 @@ class DeadlineWheel:
         self.now += 1
         self._due.extend(self._buckets.pop(self.now, ()))
 
+    @property
+    def due_count(self) -> int:
+        """How many wait for ``expire``."""
+        return len(self._due)
+
     def expire(self, most: int | None = None) -> bool:
         """Expire what is due, ``most`` of them; returns whether there is more."""
         due = self._due

@@ -27,6 +27,8 @@ log = get_logger(__name__)
 BACKLOG = 4_096  # connections that wait while a worker is busy or replaced; the kernel caps it at somaxconn
 SPARE_FILES = 64  # descriptors for everything but clients: Redis, logs, metrics, the loop itself
 TICK_S = 1.0
+EXPIRY_STEPS = 64  # into which a tick's expired connections are spread
+EXPIRED_AT_LEAST = 4  # in each step
 LAST_ANSWER_S = 0.5  # that a stopping worker leaves to connections that are between requests
 
 
@@ -96,6 +98,7 @@ class HTTPServer:
                 # Without the lane nothing tells ready answers from others before they are read.
                 turns = Turns(loop.call_soon, express.ready_count)
         self.state = ServerState(handler, self._config, clock, express, turns, self._sockets)
+        self.state.paces_expiry = True
         self._servers: list[asyncio.Server] = []
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -111,6 +114,12 @@ class HTTPServer:
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         self.state.tick()
+        self._expire(max(EXPIRED_AT_LEAST, self.state.wheel.due_count // EXPIRY_STEPS))
+
+    def _expire(self, most: int) -> None:
+        """End connections that are due, a few at a time: a thousand at once would all come back at once."""
+        if self.state.wheel.expire(most):
+            asyncio.get_running_loop().call_later(TICK_S / EXPIRY_STEPS, self._expire, most)
 
     async def drain(self) -> None:
         """Stop accepting, let what is under way finish for ``http.drain`` seconds, then cut the rest."""

@@ -18,8 +18,6 @@ from responder.http.turns import Turns
 if TYPE_CHECKING:
     from responder.http.protocol import HTTPProtocol
 
-EXPIRED_IN_A_TURN = 16  # connections; each costs some 20 µs
-
 
 def address_key(peer: str) -> bytes:
     """Return what connections are counted by: an IPv4 address, or the /64 that one IPv6 client can roam in."""
@@ -56,6 +54,7 @@ class ServerState:
         self.idle_timeout = config.idle_timeout
         self.wheel = DeadlineWheel()
         self.no_head = self.new_head()  # of connections that have not needed one of their own
+        self.paces_expiry = False  # True: whoever calls tick also has the wheel expire what is due
         self.draining = False
         self._express = express
         self.turns = turns
@@ -97,20 +96,13 @@ class ServerState:
             self.empty.set()
 
     def tick(self) -> None:
-        """Let a second pass: deadlines first, then the counts."""
+        """Let a second pass: deadlines first (unless somebody paces them), then the counts."""
         self.wheel.tick()
         if self.sockets is not None:
             self.sockets.tick = self.wheel.now
-        if self.turns is None:
+        if not self.paces_expiry:
             self.wheel.expire()
-        else:
-            self.turns.add(self._expire_some)
         self.publish()
-
-    def _expire_some(self) -> None:
-        # A thousand connections may be due in one second: not all in one turn of the loop.
-        if self.wheel.expire(EXPIRED_IN_A_TURN) and self.turns is not None:
-            self.turns.add(self._expire_some)
 
     def drain(self) -> None:
         """From now on every answer is its connection's last."""
