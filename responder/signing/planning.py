@@ -35,13 +35,13 @@ class Plan:
     """What to do with one answers hash.
 
     ``afresh``: the first group is to replace the whole hash. ``next_due``: when to look again, if all is carried out.
-    ``next_update``: the soonest one that will stand then; None: no answer. ``unsigned``: how many cannot be signed.
+    ``next_update``: the soonest one that will stand then; NEVER_DUE: no answer. ``unsigned``: how many cannot be signed.
     """
 
     groups: list[Group]
     afresh: bool
     next_due: float
-    next_update: int | None
+    next_update: float
     unsigned: int
 
 
@@ -197,7 +197,8 @@ def _finished(
     )
     if unsigned:
         next_due = min(next_due, moment.recheck_at())
-    return Plan(groups, afresh, next_due, min((header.next_update for header in headers), default=None), unsigned)
+    next_update = min((header.next_update for header in headers), default=NEVER_DUE)
+    return Plan(groups, afresh, next_due, next_update, unsigned)
 
 
 def free_slot(seen: AnswerBucket, header: AnswerHeader) -> int | None:

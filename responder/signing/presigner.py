@@ -26,7 +26,7 @@ from responder.signing.figures import Figures
 from responder.signing.planning import Group, Plan, plan_bucket
 from responder.store.layout import BUCKET_TARGET, DUE_ASKED_FOR, DUE_REVOKED, PARTITIONS
 from responder.store.redis_store import Store
-from responder.store.values import AnswerBucket, CAInfo, Claim, SignedAnswer, StatusBucket
+from responder.store.values import AnswerBucket, CAInfo, Claim, Finished, SignedAnswer, StatusBucket
 
 log = get_logger(__name__)
 
@@ -52,6 +52,7 @@ class _Work:
     seen: dict[str, AnswerBucket]
     began: float  # monotonic
     next_due: float = 0.0
+    next_update: float | None = None  # the soonest of its answers once all is stored
     stored: list[Callable[[], int]] = field(default_factory=list)
 
     @property
@@ -140,11 +141,11 @@ class Presigner:
         due_at, lease_s = now, LEASE_S
         if self._store_is_full:
             due_at, lease_s = float(DUE_REVOKED), now + LEASE_S - DUE_REVOKED
-        return self._store.claim_due(range(PARTITIONS), due_at, lease_s, limit)
+        return self._store.claim_due(range(PARTITIONS), due_at, lease_s, limit, list(self.desks))
 
     def _give_back(self, claims: Iterable[Claim]) -> None:
         try:
-            self._store.finish_claims([(claim, claim.score) for claim in claims])
+            self._store.finish_claims([Finished(claim, claim.score) for claim in claims])
         except StoreUnavailable as error:
             log.warning("claims_not_given_back", error=str(error), due_again_in_s=LEASE_S)
 
@@ -153,22 +154,22 @@ class Presigner:
         now = self._clock.now()
         desk = self.desks.get(ca)
         if desk is None:
-            self._finish([(claim, now + FOREIGN_RECHECK_S) for claim in claims], open_claims)
+            self._finish([Finished(claim, now + FOREIGN_RECHECK_S) for claim in claims], open_claims)
             return 0
         # Promise 2: as_of before the statuses, which are then at least that new.
         info = self._store.ca_info(ca)
         if info is None or desk.moment(now, info) is None:
-            self._finish([(claim, now + NOT_LOADED_RECHECK_S) for claim in claims], open_claims)
+            self._finish([Finished(claim, now + NOT_LOADED_RECHECK_S) for claim in claims], open_claims)
             return 0
         made = 0
-        finished: list[tuple[Claim, float]] = []
+        finished: list[Finished] = []
         ahead: deque[_Work] = deque()
         for work in self._read(desk, info, claims, finished):
             try:
                 made += self._sign_bucket(work)
             except SignerUnavailable as error:
                 self._last_refusal = error
-                work.next_due = self._clock.now() + FAILED_RECHECK_S
+                work.next_due, work.next_update = self._clock.now() + FAILED_RECHECK_S, None
             ahead.append(work)
             # Redis stores one bucket while the next is being signed.
             if len(ahead) > 1:
@@ -177,12 +178,12 @@ class Presigner:
         self._finish(finished, open_claims)
         return made
 
-    def _finish(self, finished: Sequence[tuple[Claim, float]], open_claims: list[Claim]) -> None:
+    def _finish(self, finished: Sequence[Finished], open_claims: list[Claim]) -> None:
         self._store.finish_claims(finished)
-        for claim, _ in finished:
-            open_claims.remove(claim)
+        for one in finished:
+            open_claims.remove(one.claim)
 
-    def _settle(self, work: _Work) -> tuple[Claim, float]:
+    def _settle(self, work: _Work) -> Finished:
         """Wait until what was signed is stored; returns when the bucket is due again."""
         place = (work.claim.ca, work.claim.bucket)
         try:
@@ -192,17 +193,15 @@ class Presigner:
         except CommitConflict as conflict:
             # Another presigner's lease ran out, or the CA's override changed: read again at once. But not for ever, should
             # rc:ca:<ca> have an override that the partition lacks, because setting it was cut short.
-            work.next_due = work.claim.score
+            work.next_due, work.next_update = work.claim.score, None
             if place in self._conflicts:
                 work.next_due = self._clock.now() + FAILED_RECHECK_S
                 log.warning("answers_not_stored", ca=work.desk.issuer.name, reason=str(conflict))
             self._conflicts.add(place)
         metrics.BATCH_SECONDS.observe(max(0.0, self._clock.monotonic() - work.began))
-        return work.claim, work.next_due
+        return Finished(work.claim, work.next_due, work.next_update)
 
-    def _read(
-        self, desk: Desk, info: CAInfo, claims: Sequence[Claim], finished: list[tuple[Claim, float]]
-    ) -> Iterator[_Work]:
+    def _read(self, desk: Desk, info: CAInfo, claims: Sequence[Claim], finished: list[Finished]) -> Iterator[_Work]:
         """Read statuses, then answers, of claimed buckets; one that is missing is ``finished``, to be looked at again."""
         ca, now = desk.issuer.id, self._clock.now()
         there: list[tuple[Claim, StatusBucket]] = []
@@ -215,7 +214,7 @@ class Presigner:
                     there.append((claim, self._store.read_status_bucket(ca, claim.bucket)))
                 except StoreUnavailable as error:
                     log.error("bucket_is_missing", ca=desk.issuer.name, error=str(error))
-                    finished.append((claim, now + MISSING_RECHECK_S))
+                    finished.append(Finished(claim, now + MISSING_RECHECK_S))
             if not there:
                 self._store.time()  # raises where Redis is gone; else these buckets alone are, and the others are not held up
         hash_names = ["sha1"]
@@ -239,8 +238,8 @@ class Presigner:
         wanted = self._wanted(desk, moment, work.bucket)
         spread = spread_of(claim.ca, claim.bucket)
         plan = plan_bucket(moment, wanted, work.seen["sha1"], spread)
-        self._figures.note(desk, claim.bucket, plan, moment)
-        work.next_due = plan.next_due
+        self._figures.note(desk, plan, moment)
+        work.next_due, work.next_update = plan.next_due, plan.next_update
         made = self._carry_out(work, moment, "sha1", plan, wanted)
         if "sha256" in work.seen:
             # An urgent claim is for what has changed; SHA-256 answers that were never made can wait.
@@ -250,6 +249,7 @@ class Presigner:
             plan = plan_bucket(moment, wanted, work.seen["sha256"], spread, changed)
             made += self._carry_out(work, moment, "sha256", plan, wanted)
             work.next_due = min(work.next_due, plan.next_due)
+            work.next_update = min(work.next_update, plan.next_update)
         elif plan.afresh and work.info.sha256_asked is not None:
             # Nobody has asked for SHA-256 for a whole validity: those answers are let go, not kept to run out.
             self._store.drop_answers(claim.ca, claim.bucket, "sha256")

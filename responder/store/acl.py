@@ -37,7 +37,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
 _KEYS: dict[str, Sequence[str]] = {
     "serve": ("live:ask",),
     "follow": ("ca:*", "{*}:*"),
-    "presign": ("ca:*", "signer:*", "{*}:answers:*", "{*}:due", "{*}:journal", "live:*"),
+    "presign": ("ca:*", "signer:*", "{*}:answers:*", "{*}:due", "{*}:expiry:*", "{*}:journal", "live:*"),
     "look": (),
 }
 ROLES = ("serve", "follow", "presign")

@@ -12,7 +12,10 @@ from typing import Any
 from responder.store import layout, scripts, values
 from responder.store.link import Command
 from responder.store.store_base import BULK_BUCKETS, PARTITIONS, StoreBase, batches, made_or_conflict, score_text
-from responder.store.values import AnswerBucket, Claim, SignedAnswer, SignerRecord
+from responder.store.values import AnswerBucket, Claim, Finished, SignedAnswer, SignerRecord
+
+LOOK_MOST = 128  # buckets of a partition whose answers run out first that are looked at for one claim, over all CAs
+LOOK_LEAST = 16  # the same, of each CA
 
 
 class AnswerStore(StoreBase):
@@ -20,45 +23,60 @@ class AnswerStore(StoreBase):
 
     # --- due buckets and answers: the presigner ---------------------------------------------------------------------
 
-    def claim_due(self, partitions: Iterable[int], now: float, lease_s: float, limit: int) -> list[Claim]:
+    def claim_due(
+        self, partitions: Iterable[int], now: float, lease_s: float, limit: int, cas: Sequence[str] = ()
+    ) -> list[Claim]:
         """Claim up to ``limit`` buckets that are due at ``now``, the most urgent first.
 
-        A claim that is not finished comes due again at ``now + lease_s``.
+        Revocations, what was asked for, then those whose answers run out first, and at last those that have none yet.
+        Of other CAs than ``cas`` it is not known when answers run out. A claim that is not finished comes due again at
+        ``now + lease_s``.
         """
+        look = max(LOOK_LEAST, limit, LOOK_MOST // max(1, len(cas)))
         partitions = list(partitions)
-        peeks = [
-            ("ZRANGEBYSCORE", self.layout.due(p), "-inf", score_text(now), "WITHSCORES", "LIMIT", 0, limit)
-            for p in partitions
-        ]
-        waiting = [
-            (float(score), p, member)
-            for p, flat in zip(partitions, self._read(peeks), strict=True)
-            for member, score in values.pairs(flat).items()
-        ]
+        peeks: list[Command] = []
+        for p in partitions:
+            keys = (self.layout.due(p), *(self.layout.expiry(ca, p) for ca in cas))
+            peeks.append(("EVALSHA", scripts.PEEK.sha, len(keys), *keys, score_text(now), limit, look, *cas))
+        waiting: list[tuple[float, float, float, int, bytes]] = []
+        for p, reply in zip(partitions, self._run(peeks, scripts.PEEK), strict=True):
+            for member, sent, next_update in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
+                score = float(sent)
+                waiting.append((min(score, layout.DUE_ASKED_FOR + 1), float(next_update), score, p, member))
         chosen = sorted(waiting)[:limit]
         if not chosen:
             return []
         lease = now + lease_s
-        by_partition = [(p, [one for one in chosen if one[1] == p]) for p in sorted({one[1] for one in chosen})]
+        by_partition = {p: [one for one in chosen if one[3] == p] for p in sorted({one[3] for one in chosen})}
         commands = [
             (
                 *("EVALSHA", scripts.CLAIM.sha, 1, self.layout.due(p), score_text(lease)),
-                *itertools.chain.from_iterable((member, score_text(score)) for score, _, member in mine),
+                *itertools.chain.from_iterable((member, score_text(score)) for *_, score, _, member in mine),
             )
-            for p, mine in by_partition
+            for p, mine in by_partition.items()
         ]
-        claims: list[Claim] = []
-        for (_, mine), won in zip(by_partition, self._run(commands, scripts.CLAIM), strict=True):
-            for (score, _, member), is_mine in zip(mine, won, strict=True):
-                if is_mine:
-                    claims.append(Claim(*layout.parse_due_member(member.decode()), score, lease))
-        return sorted(claims, key=lambda claim: claim.score)
+        won = {
+            one
+            for mine, replies in zip(by_partition.values(), self._run(commands, scripts.CLAIM), strict=True)
+            for one, is_mine in zip(mine, replies, strict=True)
+            if is_mine
+        }
+        return [Claim(*layout.parse_due_member(one[4].decode()), one[2], lease) for one in chosen if one in won]
 
-    def finish_claim(self, claim: Claim, next_due: float) -> bool:
+    def finish_claim(self, claim: Claim, next_due: float, next_update: float | None = None) -> bool:
         """Say when a claimed bucket is due again; False: it came due meanwhile, and stays so."""
-        due, member = self.layout.due(layout.partition_of(claim.bucket)), layout.due_member(claim.ca, claim.bucket)
-        command = ("EVALSHA", scripts.FINISH.sha, 1, due, member, score_text(claim.lease), score_text(next_due))
-        return bool(self._run([command], scripts.FINISH)[0])
+        return self.finish_claims([Finished(claim, next_due, next_update)])[0]
+
+    def finish_claims(self, finished: Iterable[Finished]) -> list[bool]:
+        """Finish claims in one round trip, as ``finish_claim`` does each."""
+        commands: list[Command] = []
+        for claim, next_due, next_update in finished:
+            partition = layout.partition_of(claim.bucket)
+            keys = (self.layout.due(partition), self.layout.expiry(claim.ca, partition))
+            times = (layout.due_member(claim.ca, claim.bucket), score_text(claim.lease), score_text(next_due))
+            until = "" if next_update is None else score_text(next_update)
+            commands.append(("EVALSHA", scripts.FINISH.sha, len(keys), *keys, *times, f"{claim.bucket:x}", until))
+        return [bool(done) for done in self._run(commands, scripts.FINISH)] if commands else []
 
     def make_due(self, ca: str, bucket: int, at: float) -> None:
         """Bring a bucket's due time forward to ``at``; never back."""
@@ -76,29 +94,16 @@ class AnswerStore(StoreBase):
         urgent = self._read([("ZCOUNT", self.layout.due(p), "-inf", layout.DUE_REVOKED) for p in PARTITIONS])
         return sum(due), sum(urgent)
 
-    def finish_claims(self, finished: Sequence[tuple[Claim, float]]) -> None:
-        """Finish claims in one round trip, as ``finish_claim`` does each."""
-        commands = [
-            (
-                *("EVALSHA", scripts.FINISH.sha, 1, self.layout.due(layout.partition_of(claim.bucket))),
-                *(layout.due_member(claim.ca, claim.bucket), score_text(claim.lease), score_text(next_due)),
-            )
-            for claim, next_due in finished
-        ]
-        if commands:
-            self._run(commands, scripts.FINISH)
-
-    def due_slice(self, partition: int, first: int, count: int) -> list[tuple[str, int]]:
-        """Return (CA, bucket) of ``count`` buckets of a partition from rank ``first``, the soonest due first."""
-        members = self._link.call("ZRANGE", self.layout.due(partition), first, first + count - 1) if count > 0 else []
-        return [layout.parse_due_member(member.decode()) for member in members]
-
-    def read_headers(self, places: Sequence[tuple[str, int]], hash_name: str) -> list[list[bytes]]:
-        """Return the headers of answers hashes, named by (CA, bucket)."""
-        replies = self._read(
-            [("HMGET", self.layout.answers(ca, bucket, hash_name), *layout.HEADER_FIELDS) for ca, bucket in places]
-        )
-        return [[header for header in reply if header is not None] for reply in replies]
+    def soonest_next_updates(self, cas: Sequence[str]) -> dict[str, float]:
+        """Return when the first of each CA's answers runs out; without the CAs that have none."""
+        names = [(ca, p) for ca in cas for p in PARTITIONS]
+        commands = [("ZRANGE", self.layout.expiry(ca, p), 0, 0, "WITHSCORES") for ca, p in names]
+        soonest: dict[str, float] = {}
+        for (ca, _), first in zip(names, self._read(commands), strict=True):
+            at = float(first[1]) if first else layout.NEVER_DUE
+            if at < soonest.get(ca, layout.NEVER_DUE):
+                soonest[ca] = at
+        return soonest
 
     def read_answer_bucket(self, ca: str, bucket: int, hash_name: str) -> AnswerBucket:
         """Read a whole answers hash; empty where there is none."""

@@ -105,6 +105,13 @@ class Layout:
         """Sorted set: ``<ca>:<bucket>``, scored by the second at which it must be signed again."""
         return f"{self.prefix}{{{partition:x}}}:due"
 
+    def expiry(self, ca: str, partition: int) -> str:
+        """Sorted set: bucket in hex, scored by the soonest nextUpdate of its answers; ``NEVER_DUE``: it has none.
+
+        For the order of signing and for the operator alone; what an answer says is in its header.
+        """
+        return f"{self.prefix}{{{partition:x}}}:expiry:{ca}"
+
     def journal(self, partition: int) -> str:
         """Stream whose entry ids are ``<n>-0`` with n gapless from 1."""
         return f"{self.prefix}{{{partition:x}}}:journal"

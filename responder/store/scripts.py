@@ -122,7 +122,7 @@ return {{1, number, redis.call('HLEN', status) - 1}}
 )
 
 # A bucket that is not there, with all that it holds: the first load, and the repair of a loss.
-# KEYS status, answers:sha1, answers:sha256, changed, due, journal, revoked…
+# KEYS status, answers:sha1, answers:sha256, changed, due, journal, expiry, revoked…
 # ARGV bits, ca, bucket, due member, due score, count of shallower buckets that would hold its serials, count of revoked;
 #      then of each shallower: status key, its bits; of each revoked: key index, hex, text; of all: hex, text
 CREATE = Script(
@@ -138,15 +138,17 @@ end
 redis.call('DEL', status, KEYS[2], KEYS[3])
 typed(due, 'zset')
 redis.call('ZADD', due, 'LT', ARGV[5], ARGV[4])
+typed(KEYS[7], 'zset')
+redis.call('ZADD', KEYS[7], 'inf', ARGV[3])
 local first, serials = first_revoked + 3 * tonumber(ARGV[7]), {{}}
 for at = first, math.min(#ARGV, first + 2 * {JOURNAL_SERIALS} + 1), 2 do serials[#serials + 1] = ARGV[at] end
 local number = 0
 if #serials > 0 then number = append(journal, ARGV[2], ARGV[3], 'new', serials) end
 typed(changed, 'zset')
 local has_base = redis.call('ZSCORE', changed, '{BASE_MEMBER}')
-for i = 7, #KEYS do typed(KEYS[i], 'hash') end
+for i = 8, #KEYS do typed(KEYS[i], 'hash') end
 for at = first_revoked, first - 1, 3 do
-  redis.call('HSET', KEYS[6 + tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2])
+  redis.call('HSET', KEYS[7 + tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2])
   if has_base then redis.call('ZADD', changed, number, ARGV[at + 1]) end
 end
 redis.call('HSET', status, '.bits', ARGV[1]) -- first, since every reader asks for it: a packed hash is searched in order
@@ -157,8 +159,9 @@ return {{1, number, redis.call('HLEN', status) - 1}}
 """
 )
 
-# KEYS status, child status, answers:sha1, child's, answers:sha256, child's, due, journal
-# ARGV bits, ca, bucket, due member, child's due member, count of moving, then hex and octets of each; then hex of those that stay
+# KEYS status, child status, answers:sha1, child's, answers:sha256, child's, due, journal, expiry
+# ARGV bits, ca, bucket, due member, child's due member, child bucket, count of moving, then hex and octets of each; then hex of
+#      those that stay
 SPLIT = Script(
     _COMMON
     + """
@@ -166,7 +169,7 @@ local status, child, due, journal = KEYS[1], KEYS[2], KEYS[7], KEYS[8]
 if redis.call('HGET', status, '.bits') ~= ARGV[1] then return {0, '.bits'} end
 typed(child, 'hash')
 if redis.call('EXISTS', child) == 1 then return {0, 'child'} end
-local moving, first = tonumber(ARGV[6]), 7
+local moving, first = tonumber(ARGV[7]), 8
 local stay = first + 2 * moving
 -- As many as the caller saw, and each of those: hence the very same.
 if redis.call('HLEN', status) - 1 ~= moving + #ARGV - stay + 1 then return {0, 'size'} end
@@ -199,6 +202,8 @@ for i = 3, 5, 2 do
   end
 end
 redis.call('ZADD', due, redis.call('ZSCORE', due, ARGV[4]) or 0, ARGV[5])
+typed(KEYS[9], 'zset')
+redis.call('ZADD', KEYS[9], redis.call('ZSCORE', KEYS[9], ARGV[3]) or 'inf', ARGV[6])
 local number = append(journal, ARGV[2], ARGV[3], 'split', nil)
 local bits = string.format('%d', tonumber(ARGV[1]) + 1)
 redis.call('HSET', child, '.bits', bits)
@@ -208,6 +213,42 @@ each_chunk(names, function(...) redis.call('HDEL', status, ...) end)
 return {1, number}
 """
 )
+
+# The buckets that are due, as candidates for a claim: those that are due for longest, which has the urgent ones first, and
+# where that is not all of them, of each CA those whose answers run out first. It looks at so many of each: where none of these is
+# due (the CA's source stands still, say), the due time alone decides.
+# KEYS due, expiry of each CA   ARGV now, limit, how many to look at, each CA. Returns of each: member, score, nextUpdate.
+PEEK = Script("""
+local due, now, limit = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local keys, seen, found = {}, {}, {}
+for i = 2, #KEYS do keys[ARGV[2 + i]] = KEYS[i] end
+local function take(member, score)
+  if seen[member] then return end
+  seen[member] = true
+  local ca, bucket = string.match(member, '^([^:]*):(.*)$')
+  local next_update = keys[ca] and redis.pcall('ZSCORE', keys[ca], bucket)
+  if type(next_update) ~= 'string' then next_update = 'inf' end
+  for _, value in ipairs({member, score, next_update}) do found[#found + 1] = value end
+end
+local longest = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit + 1)
+for i = 1, #longest, 2 do take(longest[i], longest[i + 1]) end
+if #longest <= 2 * limit then return found end
+for ca, key in pairs(keys) do
+  local members = redis.pcall('ZRANGE', key, 0, ARGV[3] - 1)
+  if #members > 0 then
+    for i = 1, #members do members[i] = ca .. ':' .. members[i] end
+    local scores, taken = redis.call('ZMSCORE', due, unpack(members)), 0
+    for i = 1, #members do
+      if scores[i] and tonumber(scores[i]) <= tonumber(now) then
+        take(members[i], scores[i])
+        taken = taken + 1
+        if taken == limit then break end
+      end
+    end
+  end
+end
+return found
+""")
 
 # KEYS due   ARGV new score, then of each: member, score that was seen. Returns 1 or 0 of each.
 CLAIM = Script("""
@@ -224,13 +265,22 @@ end
 return claimed
 """)
 
-# KEYS due   ARGV member, score that the claim set, next score. A commit meanwhile has lowered the score, and wins.
-FINISH = Script("""
-local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+# A commit meanwhile has lowered the score, and wins.
+# KEYS due, expiry   ARGV member, score that the claim set, next score, bucket, soonest nextUpdate or '': as it was
+FINISH = Script(
+    _COMMON
+    + """
+local due, expiry = KEYS[1], KEYS[2]
+local score = redis.call('ZSCORE', due, ARGV[1])
 if not score or tonumber(score) ~= tonumber(ARGV[2]) then return 0 end
-redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+redis.call('ZADD', due, ARGV[3], ARGV[1])
+if ARGV[5] ~= '' then
+  typed(expiry, 'zset')
+  redis.call('ZADD', expiry, ARGV[5], ARGV[4])
+end
 return 1
-""")
+"""
+)
 
 # KEYS answers, journal
 # ARGV status key, override key, override that was signed or '', ca, bucket, '1' replaces the whole hash, header's field,
@@ -270,12 +320,13 @@ return {1, append(journal, ARGV[4], ARGV[5], 'signed', serials), #serials}
 """
 )
 
-# KEYS override, due, journal   ARGV status text or '' to clear, ca, the answers keys' start. Every bucket is in the due set.
+# KEYS override, due, journal, expiry   ARGV status text or '' to clear, ca, the answers keys' start. Every bucket is in the due set.
 OVERRIDE = Script(
     _COMMON
     + """
 local due = KEYS[2]
 typed(due, 'zset')
+redis.call('DEL', KEYS[4])
 local start = ARGV[2] .. ':'
 for _, member in ipairs(redis.call('ZRANGE', due, 0, -1)) do
   if string.sub(member, 1, #start) == start then

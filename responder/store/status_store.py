@@ -189,9 +189,10 @@ class StatusStore(StoreBase):
         keys = [names.status(ca, number), names.status(ca, child)]
         for hash_name in layout.STORED_HASHES:
             keys += [names.answers(ca, number, hash_name), names.answers(ca, child, hash_name)]
-        keys += [names.due(layout.partition_of(number)), names.journal(layout.partition_of(number))]
+        partition = layout.partition_of(number)
+        keys += [names.due(partition), names.journal(partition), names.expiry(ca, partition)]
         members = (layout.due_member(ca, number), layout.due_member(ca, child))
-        arguments = [bucket.bits, ca, f"{number:x}", *members, len(moving) // 2, *moving, *staying]
+        arguments = [bucket.bits, ca, f"{number:x}", *members, f"{child:x}", len(moving) // 2, *moving, *staying]
         reply = self._write([("EVALSHA", scripts.SPLIT.sha, len(keys), *keys, *arguments)], scripts.SPLIT)[0]
         made_or_conflict(reply, ca, number)
         return number, child
@@ -207,6 +208,7 @@ class StatusStore(StoreBase):
         ]
 
     def _revoked_index(self, ca: str, keys: list[str], seen: dict[str, int], octets: bytes) -> int:
+        """Return which of the revoked keys, counted from 1, is the serial's; added to ``keys`` if need be."""
         key = self.layout.revoked(ca, serial_hash(octets))
         if key not in seen:
             keys.append(key)
@@ -227,6 +229,7 @@ class StatusStore(StoreBase):
 
     def _create_command(self, new: NewBucket) -> Command:
         ca, keys, seen = new.ca, self._bucket_keys(new.ca, new.bucket), dict[str, int]()
+        keys.append(self.layout.expiry(ca, layout.partition_of(new.bucket)))
         every = itertools.chain.from_iterable((octets.hex(), text) for octets, text in new.entries.items())
         revoked: list[Any] = []
         for octets, text in new.entries.items():
@@ -295,7 +298,7 @@ class StatusStore(StoreBase):
                 )
         commands = []
         for p in PARTITIONS:
-            keys = (self.layout.override(ca, p), self.layout.due(p), self.layout.journal(p))
+            keys = (self.layout.override(ca, p), self.layout.due(p), self.layout.journal(p), self.layout.expiry(ca, p))
             start = self.layout.answers(ca, p, "").removesuffix(f"{p:x}:")
             commands.append(("EVALSHA", scripts.OVERRIDE.sha, len(keys), *keys, text, ca, start))
         self._write(commands, scripts.OVERRIDE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from responder.clock import parse_utc
 from responder.store import layout
@@ -98,6 +98,17 @@ class Claim:
     bucket: int
     score: float
     lease: float
+
+
+class Finished(NamedTuple):
+    """The end of a claim: when the bucket is due again, and the soonest nextUpdate of its answers.
+
+    ``next_update``: ``layout.NEVER_DUE`` where it has none; None: as it was.
+    """
+
+    claim: Claim
+    next_due: float
+    next_update: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,11 +222,13 @@ def test_a_bucket_is_made_once(each_redis: RedisServer) -> None:
     store, client = each_redis.store(), each_redis.client()
     good, bad = serials_of(7, 6, 2)
     client.hset(NAMES.answers(CA, 7, "sha1"), mapping={good: b"\x00stale"})
+    client.zadd(NAMES.expiry(CA, 7), {"7": 9_000})
     (made,) = store.create_many([new_bucket(7, 6, {good: GOOD, bad: REVOKED})])
     assert made == Committed(1, 2)
     assert client.hgetall(NAMES.revoked(CA, serial_hash(bad))) == {bad.hex().encode(): REVOKED.encode()}
     assert not client.exists(NAMES.answers(CA, 7, "sha1"))
     assert client.zscore(NAMES.due(7), f"{CA}:7") == 5
+    assert client.zscore(NAMES.expiry(CA, 7), "7") == NEVER_DUE
     before = everything(client)
     (again,) = store.create_many([new_bucket(7, 6, {good: REVOKED})])
     assert isinstance(again, CommitConflict)
@@ -288,6 +290,7 @@ def test_a_split_moves_answers_headers_and_due_time(each_redis: RedisServer) -> 
     put(store, {stays: GOOD, moves: REVOKED}, due_at=42)
     answer(store, stays, b"\x00stays", b"header 0")
     answer(store, moves, b"\x0fmoves", b"header f")
+    client.zadd(NAMES.expiry(CA, 3), {"3": 9_000})
     index = client.hgetall(NAMES.revoked(CA, serial_hash(moves)))
     number = store.journal_ends()[3]
     assert store.split_bucket(CA, store.read_status_bucket(CA, 3)) == (3, 19)
@@ -300,6 +303,7 @@ def test_a_split_moves_answers_headers_and_due_time(each_redis: RedisServer) -> 
     assert store.read_answer_bucket(CA, 3, "sha1").headers == headers
     assert store.read_answer_bucket(CA, 19, "sha1").headers == headers
     assert client.zscore(NAMES.due(3), f"{CA}:3") == client.zscore(NAMES.due(3), f"{CA}:13") == 42
+    assert client.zscore(NAMES.expiry(CA, 3), "3") == client.zscore(NAMES.expiry(CA, 3), "13") == 9_000
     assert client.hgetall(NAMES.revoked(CA, serial_hash(moves))) == index
     (entry,) = store.read_journal({3: number})
     assert (entry.kind, entry.bucket, entry.serials) == ("split", 3, None)

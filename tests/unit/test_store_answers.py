@@ -35,6 +35,68 @@ def test_the_most_urgent_is_claimed_first(each_redis: RedisServer) -> None:
     assert sorted(claim.bucket for claim in again) == [1, 2, 3, 4, 5, 6, 20]
 
 
+def expire(server: RedisServer, ends: dict[int, float], ca: str = CA) -> None:
+    """Say of buckets when their first answers run out."""
+    for bucket, at in ends.items():
+        server.client().zadd(NAMES.expiry(ca, bucket % 16), {f"{bucket:x}": at})
+
+
+def test_of_what_is_overdue_the_nearest_next_update_is_claimed_first(each_redis: RedisServer) -> None:
+    """DESIGN §7: revocations, asked for, nearest nextUpdate, new; whenever each came due, in whichever partition."""
+    store, client = open_ca(each_redis), each_redis.client()
+    for bucket in range(16, 96):
+        client.zadd(NAMES.due(bucket % 16), {f"{CA}:{bucket:x}": 100 + bucket})
+    ends = {bucket: 5_000.0 - bucket for bucket in range(16, 80)}  # who came due last runs out first; 80 to 95 are new
+    expire(each_redis, ends)
+    client.zadd(NAMES.due(5), {f"{CA}:35": NOW + 1})  # not due, though it runs out soon
+    client.zadd(NAMES.due(7), {f"{CA}:17": layout.DUE_ASKED_FOR, f"{CA}:27": layout.DUE_REVOKED})
+    for p in range(16):
+        client.zadd(NAMES.due(p), {f"{OTHER_CA}:{p:x}": 50})  # another configuration's
+    taken: list[Claim] = []
+    while claims := store.claim_due(range(16), NOW, LEASE_S, 2, [CA]):
+        taken += claims
+    mine = [claim.bucket for claim in taken if claim.ca == CA]
+    routine = [bucket for bucket in sorted(ends, key=ends.__getitem__) if bucket not in (0x17, 0x27, 0x35)]
+    assert mine == [0x27, 0x17, *routine, *range(80, 96)]
+    assert len(taken) == len(mine) + 16
+
+
+def test_answers_that_cannot_be_renewed_do_not_hide_the_others(each_redis: RedisServer) -> None:
+    """Where the first to run out are not due, and many, the due time decides: nothing is left out."""
+    store, client = open_ca(each_redis), each_redis.client()
+    for number in range(1, 1_000):
+        bucket = number * 16
+        due = NOW - number if number > 900 else NOW + 5
+        client.zadd(NAMES.due(0), {f"{CA}:{bucket:x}": due})
+    expire(each_redis, {number * 16: 2_000.0 + number for number in range(1, 1_000)})
+    taken: list[Claim] = []
+    while claims := store.claim_due(range(16), NOW, LEASE_S, 4, [CA]):
+        taken += claims
+    assert sorted(claim.bucket for claim in taken) == [number * 16 for number in range(901, 1_000)]
+
+
+def test_whoever_finishes_a_claim_says_when_answers_run_out(each_redis: RedisServer) -> None:
+    store, client = open_ca(each_redis), each_redis.client()
+    assert client.zrange(NAMES.expiry(CA, 3), 0, -1, withscores=True) == [(b"3", NEVER_DUE)]
+    assert store.soonest_next_updates([CA]) == {}
+    client.delete(NAMES.expiry(CA, 4))
+    client.xadd(NAMES.expiry(CA, 4), {"a worker on Redis 6.2": "may do that"})
+    for bucket, at in ((3, 700.0), (4, 600.0), (5, NEVER_DUE)):
+        store.make_due(CA, bucket, NOW)
+        (claim,) = store.claim_due(range(16), NOW, LEASE_S, 1, [CA])
+        assert store.finish_claim(claim, NOW + 9, at)
+    assert store.soonest_next_updates([CA, OTHER_CA]) == {CA: 600.0}
+    (claim,) = store.claim_due([4], NOW + 9, LEASE_S, 1, [CA])
+    assert store.finish_claim(claim, NOW + 99)
+    assert client.zscore(NAMES.expiry(CA, 4), "4") == 600, "nothing was signed"
+    (claim,) = store.claim_due([3], NOW + 9, LEASE_S, 1, [CA])
+    store.make_due(CA, 3, layout.DUE_REVOKED)
+    assert not store.finish_claim(claim, NOW + 99, 800.0)
+    assert client.zscore(NAMES.expiry(CA, 3), "3") == 700, "whoever is told by the commit will say"
+    store.set_override(CA, REVOKED)
+    assert store.soonest_next_updates([CA]) == {}
+
+
 def test_a_commit_meanwhile_wins_over_the_end_of_a_claim(each_redis: RedisServer) -> None:
     store, client = open_ca(each_redis), each_redis.client()
     (one,) = serials_of(8, 4, 1)

@@ -431,12 +431,13 @@ def test_each_role_can_do_its_work(each_redis: RedisServer, users: dict[str, red
         store.read_journal({3: 0})
         store.time(), store.run_id(), store.version(), store.memory_fraction()
         store.check()
-    claims = presign.claim_due(range(16), 10.0, 30.0, 10)
+    claims = presign.claim_due(range(16), 10.0, 30.0, 10, [CA])
     assert claims
     place = presign.locate(CA, [mine[1]])[0]
     signed = [SignedAnswer(mine[1], GOOD, b"\x00")]
     presign.put_answers(CA, place.bucket, "sha1", 0, b"h", signed, seen=AnswerBucket(), replace=True)
-    presign.finish_claim(claims[0], 99.0)
+    presign.finish_claim(claims[0], 99.0, 99.0)
+    presign.soonest_next_updates([CA])
     presign.make_due(CA, place.bucket, 1)
     presign.due_counts(5)
     presign.put_signer("0" * 16, b"t", b"c")
