@@ -201,6 +201,10 @@ class OCSPConfig(Section):
         None, description="File whose first line is the token's user PIN or the PEM key's passphrase."
     )
     pin_env: str | None = Field(None, description="Environment variable that holds it.")
+    rsa_padding: Literal["pkcs1", "pss"] | None = Field(
+        None,
+        description="How an RSA key signs: pkcs1 (PKCS #1 v1.5, which every client knows) or pss, both with SHA-256; absent: pkcs1, but pss where the certificate's key is id-RSASSA-PSS. Other keys refuse it.",
+    )
     validity: Duration = Field(4 * DAY_S, description="nextUpdate - thisUpdate; profiles bound it.")
     nonce: Literal["optional", "ignore", "required"] = Field(
         "optional",

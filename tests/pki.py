@@ -35,6 +35,7 @@ _MAKERS: dict[str, Callable[[], Any]] = {
     "rsa2048": lambda: rsa.generate_private_key(65_537, 2048),
     "rsa3072": lambda: rsa.generate_private_key(65_537, 3072),
     "rsa4096": lambda: rsa.generate_private_key(65_537, 4096),
+    "rsa2048pss": lambda: rsa.generate_private_key(65_537, 2048),  # an ordinary RSA key that signs with PSS
     "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
     "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
@@ -47,10 +48,15 @@ KEY_TYPES = tuple(_MAKERS)
 
 # BR §7.1.3.2.1 and §7.1.3.2.2 list the bytes for RSA and ECDSA; RFC 8410 §3 and RFC 9881 §2: parameters absent.
 _RSA_SHA256 = bytes.fromhex("300d06092a864886f70d01010b0500")
+_RSA_PSS_SHA256 = bytes.fromhex(
+    "304106092a864886f70d01010a3034a00f300d06096086480165030402010500"
+    "a11c301a06092a864886f70d010108300d06096086480165030402010500a203020120"
+)
 SIGNATURE_ALGORITHM_DER: dict[str, bytes] = {
     "rsa2048": _RSA_SHA256,
     "rsa3072": _RSA_SHA256,
     "rsa4096": _RSA_SHA256,
+    "rsa2048pss": _RSA_PSS_SHA256,
     "p256": bytes.fromhex("300a06082a8648ce3d040302"),
     "p384": bytes.fromhex("300a06082a8648ce3d040303"),
     "p521": bytes.fromhex("300a06082a8648ce3d040304"),
@@ -75,11 +81,17 @@ def key_of(key_type: str, label: str) -> Any:
     return _MAKERS[key_type]()
 
 
+def _rsa_padding(key_type: str) -> padding.PKCS1v15 | padding.PSS | None:
+    if not key_type.startswith("rsa"):
+        return None
+    return padding.PSS(padding.MGF1(hashes.SHA256()), 32) if key_type.endswith("pss") else padding.PKCS1v15()
+
+
 def sign(key: Any, key_type: str, message: bytes) -> bytes:
     """Sign as an answer is signed; returns the BIT STRING's octets."""
     algorithm = _hash_for(key_type)
     if key_type.startswith("rsa"):
-        return key.sign(message, padding.PKCS1v15(), algorithm)
+        return key.sign(message, _rsa_padding(key_type), algorithm)
     if algorithm is not None:
         return key.sign(message, ec.ECDSA(algorithm))
     return key.sign(message)
@@ -89,7 +101,7 @@ def verify(public_key: Any, key_type: str, signature: bytes, message: bytes) -> 
     """Verify what ``sign`` made; raises cryptography's InvalidSignature."""
     algorithm = _hash_for(key_type)
     if key_type.startswith("rsa"):
-        public_key.verify(signature, message, padding.PKCS1v15(), algorithm)
+        public_key.verify(signature, message, _rsa_padding(key_type), algorithm)
     elif algorithm is not None:
         public_key.verify(signature, message, ec.ECDSA(algorithm))
     else:
@@ -323,7 +335,11 @@ def make_ca(
             else x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()),
             critical=False,
         )
-        .sign(issuer.key if issuer else key, _hash_for(issuer.key_type if issuer else key_type))
+        .sign(
+            issuer.key if issuer else key,
+            _hash_for(issuer.key_type if issuer else key_type),
+            rsa_padding=_rsa_padding(issuer.key_type if issuer else key_type),
+        )
     )
     ca = PKI(
         certificate=certificate,
@@ -386,7 +402,7 @@ def make_signer(
     if nocheck:
         # BR §7.1.2.8.6: not critical, and extnValue is exactly 0500; cryptography writes just that.
         builder = builder.add_extension(x509.OCSPNoCheck(), critical=False)
-    certificate = builder.sign(ca.key, _hash_for(ca.key_type))
+    certificate = builder.sign(ca.key, _hash_for(ca.key_type), rsa_padding=_rsa_padding(ca.key_type))
     return Signer(
         certificate=certificate,
         key=key,
@@ -437,7 +453,7 @@ def make_leaf(
             ),
             critical=False,
         )
-    certificate = builder.sign(ca.key, _hash_for(ca.key_type))
+    certificate = builder.sign(ca.key, _hash_for(ca.key_type), rsa_padding=_rsa_padding(ca.key_type))
     stem = file_name or f"leaf-{certificate.serial_number:x}"
     return Leaf(
         certificate=certificate,

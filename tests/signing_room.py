@@ -83,6 +83,8 @@ class Room:
         self.server = server
         self.directory = directory
         self.key_type = key_type
+        if key_type.endswith("pss"):
+            ocsp_options += '\nrsa_padding = "pss"\n'
         self.clock = ManualClock(now if now is not None else int(time.time()))
         self.ca: PKI = make_ca(directory)
         make_signer(self.ca, key_type, not_after=signer_not_after)

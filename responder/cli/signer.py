@@ -18,6 +18,8 @@ from responder.config import CAConfig, Config, load_config
 from responder.errors import OperatorError
 from responder.issuers import load_certificate
 from responder.process import ConfigFile
+from responder.signing.algorithms import RSAPadding
+from responder.signing.delegation import rsa_padding_of
 from responder.signing.open import open_signer
 from responder.signing.request import build_certification_request
 
@@ -48,7 +50,8 @@ def request(
     settings = load_config(config)
     chosen = _choose(settings, ca)
     subject_der = _subject(subject, chosen.name)
-    key = open_signer(chosen, settings.data_dir, str(config), _known_public_keys(chosen, str(config)))
+    known, rsa_padding = _present_certificate(chosen, str(config))
+    key = open_signer(chosen, settings.data_dir, str(config), known, rsa_padding)
     try:
         request_pem = pem.armor("CERTIFICATE REQUEST", build_certification_request(key, subject_der))
     finally:
@@ -86,9 +89,10 @@ def _subject(text: str | None, ca_name: str) -> bytes:
     return name.public_bytes()
 
 
-def _known_public_keys(ca: CAConfig, config_file: str) -> list[CertificatePublicKeyTypes]:
-    """On renewal the present certificate shows the key, where the token itself does not."""
+def _present_certificate(ca: CAConfig, config_file: str) -> tuple[list[CertificatePublicKeyTypes], RSAPadding | None]:
+    """On renewal the present certificate shows the key, where the token itself does not, and how it pads."""
     if ca.ocsp.certificate is None:
-        return []
+        return [], ca.ocsp.rsa_padding
     der = load_certificate(ca.ocsp.certificate, config_file, f"ca[{ca.name}].ocsp.certificate")
-    return [x509.load_der_x509_certificate(der).public_key()]
+    certificate = x509.load_der_x509_certificate(der)
+    return [certificate.public_key()], rsa_padding_of(ca, certificate, config_file)

@@ -12,16 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, PublicKeyAlgorithmOID
 
 from fastpath.ocsp_response import ResponseTemplate
 from responder.clock import format_utc
 from responder.config import DAY_S, CAConfig
 from responder.errors import ConfigError, SignerEnded, SignerUnavailable
 from responder.issuers import Issuer, extension_octets, issuer_name, load_certificate, public_key_octets
-from responder.signing.algorithms import public_key_to_der, scheme_of, verify_signature
+from responder.signing.algorithms import (
+    PSS_SALT_OCTETS,
+    RSAPadding,
+    public_key_to_der,
+    scheme_of,
+    verify_signature,
+)
 from responder.signing.open import open_signer, secret_file_warnings
 from responder.signing.signer import Signer
 
@@ -80,7 +88,7 @@ def open_response_signer(ca: CAConfig, issuer: Issuer, data_dir: Path, now: floa
         known = [shown.public_key()]
     except (ValueError, UnsupportedAlgorithm):
         known = []  # check_signer_certificate says what is wrong with it
-    signer = open_signer(ca, data_dir, config_file, known)
+    signer = open_signer(ca, data_dir, config_file, known, rsa_padding_of(ca, shown, config_file))
     try:
         warnings = check_signer_certificate(
             issuer, certificate_der, signer.public_key_der, ca.profile, now, config_file
@@ -115,8 +123,37 @@ def prove_signer(signer: Signer) -> None:
     """
     message = b"Revocast tries this key: " + os.urandom(16)
     (signature,) = signer.sign([message])
-    if not verify_signature(signer.public_key_der, signature, message):
+    if not verify_signature(signer.public_key_der, signer.signature_algorithm_der, signature, message):
         raise SignerUnavailable("the key signs, but its signature does not verify with its public key")
+
+
+def rsa_padding_of(ca: CAConfig, certificate: x509.Certificate, config_file: str) -> RSAPadding | None:
+    """Return how the key of the CA's signer pads; None: as its kind does by default.
+
+    Raises ConfigError where the certificate binds the key to PSS, and not to the form that is signed here.
+    """
+    configured = ca.ocsp.rsa_padding
+    if certificate.public_key_algorithm_oid != PublicKeyAlgorithmOID.RSASSA_PSS:
+        return configured
+    # RFC 4055 §1.2: such a key makes PSS signatures only; §3.3: its parameters bind hash and mask, and the salt from below.
+    key_info = asn1_x509.Certificate.load(certificate.public_bytes(serialization.Encoding.DER))["tbs_certificate"][
+        "subject_public_key_info"
+    ]
+    parameters = key_info["algorithm"]["parameters"].native
+    problem = 'its key is id-RSASSA-PSS: ocsp.rsa_padding must be "pss" or absent (RFC 4055 §1.2)'
+    if configured != "pkcs1":
+        if parameters is None or (
+            parameters["hash_algorithm"]["algorithm"] == "sha256"
+            and parameters["mask_gen_algorithm"]["algorithm"] == "mgf1"
+            and parameters["mask_gen_algorithm"]["parameters"]["algorithm"] == "sha256"
+            and parameters["salt_length"] <= PSS_SALT_OCTETS
+        ):
+            return "pss"
+        problem = (
+            f"its key is bound to another PSS than SHA-256 with a salt of {PSS_SALT_OCTETS} octets (RFC 4055 §3.3)"
+        )
+    where, file = ("ocsp.certificate", ca.ocsp.certificate) if ca.ocsp.certificate else ("certificate", ca.certificate)
+    raise ConfigError(config_file, f"ca[{ca.name}].{where}", f"{file}: {problem}")
 
 
 def check_signer_certificate(
@@ -191,6 +228,8 @@ class _Check:
             raise self._refusal("its key is not the configured one (ocsp.key)", "RFC 6960 §4.2.2.2")
         if self._webpki and not scheme.in_baseline_requirements:
             raise self._refusal(f"profile webpki does not allow {scheme.name} keys", "BR §7.1.3.2")
+        if self._webpki and self._certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+            raise self._refusal("its key must be rsaEncryption, and is id-RSASSA-PSS", "BR §7.1.3.1.1")
 
     def issued_by(self, issuer: Issuer) -> None:
         """DEL-01, DEL-07: issued directly by the CA whose certificates are asked about."""
@@ -263,6 +302,10 @@ class _Check:
         key_usage = self._value(x509.KeyUsage)
         if key_usage is not None and not key_usage.digital_signature:
             raise self._refusal("its keyUsage lacks digitalSignature", "RFC 5280 §4.2.1.3")
+        if key_usage is not None and scheme_of(self._certificate.public_key()).family == "ml-dsa":
+            wrong = [name for name in _NOT_FOR_SIGNATURES if getattr(key_usage, name)]
+            if wrong:
+                raise self._refusal(f"its keyUsage asserts {wrong[0]}, which ML-DSA keys cannot do", "RFC 9881 §5")
         basic_constraints = self._value(x509.BasicConstraints)
         if basic_constraints is not None and basic_constraints.ca and not self._webpki:
             self.warnings.append(f"{self._file} is a CA certificate; an OCSP signer's should not be (BR §7.1.2.8.4)")
@@ -314,6 +357,7 @@ class _Check:
         return ConfigError(*self._where, f"{self._file}: {' '.join(problem.split())} ({clause})")
 
 
+_NOT_FOR_SIGNATURES = ("key_encipherment", "data_encipherment", "key_agreement")
 _KEY_USAGES = (
     "digital_signature",
     "content_commitment",

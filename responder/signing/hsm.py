@@ -9,10 +9,10 @@ RFC 7512 names the key; PKCS#11 v2.40 and v3.0 the calls.
 
 from __future__ import annotations
 
-import hashlib
 import os
+import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -23,14 +23,15 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, PKCS11Error, TokenFlag
 
 from responder.errors import ConfigError, InvariantBroken, SignerUnavailable
-from responder.signing.algorithms import Scheme, public_key_to_der, scheme_of
+from responder.signing.algorithms import RSAPadding, Scheme, public_key_to_der, scheme_of
 from responder.signing.pins import PinSource, RefusedPins
 from responder.signing.pkcs11_uri import PKCS11URI
 from responder.signing.token_keys import (
-    digest_info_sha256,
+    TokenMechanism,
     ec_public_key,
     ecdsa_der,
     ed25519_public_key,
+    mechanisms_for,
     rsa_public_key,
 )
 
@@ -39,7 +40,6 @@ INITIALISE_PAUSE_S = 0.1
 MAX_NAMED = 20  # tokens or keys that an error lists
 
 _PIN_REFUSED = (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange)
-Prepare = Callable[[bytes], bytes]
 
 
 class _Module:
@@ -195,14 +195,20 @@ class _Token:
 class HSMSigner:
     """A private key in a token. See Signer. After a failure the next ``sign`` opens the session anew."""
 
-    def __init__(self, token: _Token, uri: PKCS11URI, known_public_keys: Sequence[PublicKeyTypes]) -> None:
+    def __init__(
+        self,
+        token: _Token,
+        uri: PKCS11URI,
+        known_public_keys: Sequence[PublicKeyTypes],
+        rsa_padding: RSAPadding | None = None,
+    ) -> None:
         """Find the key; raises ValueError for what the operator must mend, SignerUnavailable for the rest."""
         self._token: _Token | None = token
         self._uri = uri
         self._known = known_public_keys
+        self._rsa_padding = rsa_padding
         self._scheme: Scheme
-        self._mechanism: Mechanism
-        self._prepare: Prepare
+        self._mechanism: TokenMechanism
         self._public_key_der = b""
         self._generation = -1
         self._key = self._find_key(token)
@@ -228,8 +234,11 @@ class HSMSigner:
                 token.open()
                 if self._generation != token.generation:
                     self._key = self._find_key(token)
-                key, mechanism, prepare = self._key, self._mechanism, self._prepare
-                signatures = [key.sign(prepare(message), mechanism=mechanism) for message in messages]
+                key, prepare = self._key, self._mechanism.prepare
+                mechanism, parameter = _spelled(self._mechanism)
+                signatures = [
+                    key.sign(prepare(message), mechanism=mechanism, mechanism_param=parameter) for message in messages
+                ]
                 if self._scheme.family == "ecdsa":
                     size = self._scheme.coordinate_bytes
                     signatures = [ecdsa_der(raw, size) for raw in signatures]
@@ -269,11 +278,11 @@ class HSMSigner:
         if _attribute(key, Attribute.ALWAYS_AUTHENTICATE):
             raise ValueError(f"{_name_key(key)} asks for the PIN at each signature (CKA_ALWAYS_AUTHENTICATE)")
         public_key = self._public_key_of(session, key)
-        scheme = scheme_of(public_key)
+        scheme = scheme_of(public_key, self._rsa_padding)
         public_key_der = public_key_to_der(public_key)
         if self._public_key_der not in (b"", public_key_der):
             raise ValueError(f"{self._uri.describe_token()} now holds another key as {self._uri.describe_key()}")
-        self._mechanism, self._prepare = _choose_mechanism(scheme, session.token)
+        self._mechanism = _choose_mechanism(scheme, session.token)
         self._scheme, self._public_key_der, self._generation = scheme, public_key_der, token.generation
         return key
 
@@ -308,6 +317,7 @@ def open_hsm_key(
     config_file: str,
     config_key: str,
     known_public_keys: Sequence[PublicKeyTypes] = (),
+    rsa_padding: RSAPadding | None = None,
 ) -> HSMSigner:
     """Open a key in a token. Keys of one token share one session and one login of this process.
 
@@ -328,7 +338,7 @@ def open_hsm_key(
             token = module.tokens.setdefault(identity, _Token(module, uri, pin, RefusedPins(data_dir)))
             token.users += 1
             try:
-                return HSMSigner(token, uri, known_public_keys)
+                return HSMSigner(token, uri, known_public_keys, rsa_padding)
             except BaseException:
                 token.release()
                 raise
@@ -387,32 +397,28 @@ def _read_public_key(holder: Any, key_type: KeyType) -> PublicKeyTypes | None:
     return ec_public_key(params, point) if key_type == KeyType.EC else ed25519_public_key(params, point)
 
 
-def _choose_mechanism(scheme: Scheme, token: Any) -> tuple[Mechanism, Prepare]:
+def _choose_mechanism(scheme: Scheme, token: Any) -> TokenMechanism:
     """Pick how to sign: one where the token's work is least, as far as it offers it; raises ValueError for none."""
-
-    def as_it_is(message: bytes) -> bytes:
-        return message
-
-    def hashed(message: bytes) -> bytes:
-        return bytes(digest(message).digest())
-
-    digest = getattr(hashlib, scheme.hash_name or "sha256")  # twice as fast as hashlib.new
-    choices: dict[Mechanism, Prepare]
-    if scheme.family == "rsa":
-        choices = {Mechanism.SHA256_RSA_PKCS: as_it_is, Mechanism.RSA_PKCS: digest_info_sha256}
-    elif scheme.family == "ecdsa":
-        choices = {Mechanism.ECDSA: hashed, Mechanism[f"ECDSA_{scheme.hash_name.upper()}"]: as_it_is}
-    else:
-        choices = {Mechanism.EDDSA: as_it_is}
-    offered = token.slot.get_mechanisms()
-    for mechanism, prepare in choices.items():
-        if mechanism in offered:
-            return mechanism, prepare
-    wanted = " or ".join(f"CKM_{mechanism.name}" for mechanism in choices)
-    names = sorted(f"CKM_{one.name}" for one in offered if isinstance(one, Mechanism) and not one.name.startswith("_"))
+    choices = mechanisms_for(scheme)
+    offered = {int(one): one for one in token.slot.get_mechanisms()}
+    for choice in choices:
+        if choice.number in offered:
+            return choice
+    wanted = " or ".join(choice.name for choice in choices) or "anything"
+    names = sorted(
+        f"CKM_{one.name}" for one in offered.values() if isinstance(one, Mechanism) and not one.name.startswith("_")
+    )
     raise ValueError(
         f"{_name_token(token)} does not offer {wanted} for a {scheme.name} key; it offers {', '.join(names)}"
     )
+
+
+def _spelled(choice: TokenMechanism) -> tuple[Mechanism, tuple[Mechanism, pkcs11.MGF, int] | None]:
+    """Return mechanism and parameter as python-pkcs11 takes them."""
+    if not choice.parameter:
+        return Mechanism(choice.number), None
+    hash_mechanism, mask, salt_octets = struct.unpack("@3L", choice.parameter)
+    return Mechanism(choice.number), (Mechanism(hash_mechanism), pkcs11.MGF(mask), salt_octets)
 
 
 def _why(error: PKCS11Error) -> str:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from responder.config import CAConfig
 from responder.errors import ConfigError
+from responder.signing.algorithms import RSAPadding
 from responder.signing.pins import PinSource
 from responder.signing.pkcs11_uri import parse_pkcs11_uri
 from responder.signing.signer import Signer
@@ -17,12 +18,17 @@ from responder.signing.softkey import load_soft_key
 
 
 def open_signer(
-    ca: CAConfig, data_dir: Path, config_file: str, known_public_keys: Sequence[PublicKeyTypes] = ()
+    ca: CAConfig,
+    data_dir: Path,
+    config_file: str,
+    known_public_keys: Sequence[PublicKeyTypes] = (),
+    rsa_padding: RSAPadding | None = None,
 ) -> Signer:
     """Open the key of ``ca.ocsp``; close it when done.
 
-    ``known_public_keys``: the certificate's, for a token that does not hold the public key. Raises ConfigError where
-    the operator must mend something, SignerUnavailable where the token is not there now or refused the PIN.
+    ``known_public_keys``: the certificate's, for a token that does not hold the public key. ``rsa_padding``: what
+    configuration and certificate say together (delegation.rsa_padding_of). Raises ConfigError where the operator must
+    mend something, SignerUnavailable where the token is not there now or refused the PIN.
     """
     ocsp = ca.ocsp
     table = f"ca[{ca.name}].ocsp"
@@ -30,7 +36,7 @@ def open_signer(
         passphrase = PinSource(
             config_file, table, f"passphrase of {ocsp.key}", pin_file=ocsp.pin_file, pin_env=ocsp.pin_env
         )
-        return load_soft_key(Path(ocsp.key), passphrase, config_file, f"{table}.key")
+        return load_soft_key(Path(ocsp.key), passphrase, config_file, f"{table}.key", rsa_padding)
     try:
         uri = parse_pkcs11_uri(ocsp.key)
     except ValueError as error:
@@ -46,7 +52,7 @@ def open_signer(
     # Imported late: a shop without an HSM needs no PKCS#11 library in its processes.
     from responder.signing.hsm import open_hsm_key
 
-    return open_hsm_key(uri, pin, data_dir, config_file, f"{table}.key", known_public_keys)
+    return open_hsm_key(uri, pin, data_dir, config_file, f"{table}.key", known_public_keys, rsa_padding)
 
 
 def secret_file_warnings(ca: CAConfig) -> list[str]:

@@ -33,6 +33,7 @@ class Press:
         self._signer = signer
         self._clock = clock
         self._public_key_der = signer.public_key_der
+        self._algorithm_der = signer.signature_algorithm_der
         self._until_sample = SAMPLE_EVERY
         self._backoff_s = BACKOFF_FIRST_S
         self._not_before = 0.0  # monotonic: no try before that
@@ -84,5 +85,5 @@ class Press:
             samples.append(len(messages) - 1)
             self._until_sample = SAMPLE_EVERY
         for at in samples:
-            if not verify_signature(self._public_key_der, signatures[at], messages[at]):
+            if not verify_signature(self._public_key_der, self._algorithm_der, signatures[at], messages[at]):
                 raise SignerUnavailable("a signature does not verify with the key's public key; nothing of it is used")

@@ -39,7 +39,7 @@ def build_certification_request(signer: Signer, subject_der: bytes) -> bytes:
     )
     info_der: bytes = info.dump()
     (signature,) = signer.sign([info_der])
-    if not verify_signature(signer.public_key_der, signature, info_der):
+    if not verify_signature(signer.public_key_der, signer.signature_algorithm_der, signature, info_der):
         raise SignerUnavailable("the key's signature does not verify with its public key")
     request: bytes = csr.CertificationRequest(
         {

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fastpath.ocsp_response import ResponseTemplate
@@ -72,9 +74,10 @@ def signer_with(
     ca: PKI,
     *extensions: tuple[x509.ExtensionType, bool],
     without: tuple[type[x509.ExtensionType], ...] = (),
+    key_type: str = "p256",
 ) -> Signer:
     """Make a signer by BR §7.1.2.8 with other extensions: those of the same kind are replaced."""
-    good = make_signer(ca)
+    good = make_signer(ca, key_type)
     builder = (
         x509.CertificateBuilder()
         .subject_name(good.certificate.subject)
@@ -364,6 +367,106 @@ def test_ed25519_is_not_for_webpki(ca: PKI) -> None:
     assert check(ca, signer, "etsi") == []
 
 
+@pytest.mark.clause("BR", "7.1.3.2", "MUST")
+@pytest.mark.parametrize("key_type", ["mldsa44", "mldsa65", "mldsa87"])
+def test_ml_dsa_is_not_for_webpki(ca: PKI, key_type: str) -> None:
+    """BR-11: the BR list has no ML-DSA; other profiles may use it."""
+    signer = make_signer(ca, key_type)
+    assert f"profile webpki does not allow ML-DSA-{key_type[-2:]} keys" in refusal(ca, signer, "webpki")
+    assert check(ca, signer, "etsi") == []
+
+
+@pytest.mark.clause("RFC 9881", "5", "MUST NOT")
+def test_key_usage_of_ml_dsa(tmp_path: Path) -> None:
+    """ALG-05: an ML-DSA signer needs digitalSignature, and asserts nothing that encrypts."""
+    ca = make_ca(tmp_path)
+    assert "lacks digitalSignature" in refusal(ca, make_signer(ca, "mldsa65", digital_signature=False))
+    wrong = key_usage(digital_signature=True, key_encipherment=True)
+    assert check(ca, signer_with(ca, (wrong, True))) == []
+    signer = signer_with(ca, (wrong, True), key_type="mldsa65")
+    assert "its keyUsage asserts key_encipherment, which ML-DSA keys cannot do (RFC 9881 §5)" in refusal(ca, signer)
+
+
+@pytest.mark.clause("RFC 6960", "4.2.2.2", "MUST")
+@pytest.mark.parametrize("ca_type", ["mldsa44", "mldsa65", "mldsa87", "rsa2048pss", "ed25519"])
+def test_ca_of_another_kind(tmp_path: Path, ca_type: str) -> None:
+    """DEL-01: a delegate's certificate signed with ML-DSA or PSS is verified, and a stranger's signature is refused."""
+    ca = make_ca(tmp_path / "ca", ca_type)
+    assert check(ca, make_signer(ca, "p256")) == []
+    stranger = make_ca(tmp_path / "stranger", ca_type, label="stranger")
+    assert "its signature is not by the key of ca" in refusal(ca, make_signer(stranger, "p256"))
+    opened = open_it(ca, None, tmp_path, rsa_padding="pss" if ca_type == "rsa2048pss" else None)  # the CA itself
+    assert opened.template.responder_key_hash == ca.key_hash
+    assert opened.template.signature_algorithm_der == SIGNATURE_ALGORITHM_DER[ca_type]
+    opened.close()
+
+
+def pss_bound_signer(ca: PKI, directory: Path, *parameters: str) -> Signer:
+    """Have OpenSSL make a key that is id-RSASSA-PSS, with or without parameters, and a delegate's certificate for it."""
+    directory.mkdir()
+    key, public, extensions, out = (directory / name for name in ("k.pem", "p.pem", "e.cnf", "c.pem"))
+    options = ["rsa_keygen_bits:2048", *parameters]
+    run = partial(subprocess.run, check=True, capture_output=True)
+    run(["openssl", "genpkey", "-algorithm", "RSA-PSS", "-out", key, *(w for o in options for w in ("-pkeyopt", o))])
+    run(["openssl", "pkey", "-in", key, "-pubout", "-out", public])
+    extensions.write_text(
+        "keyUsage=critical,digitalSignature\nextendedKeyUsage=OCSPSigning\nnoCheck=yes\n"
+        "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+    )
+    command = ["openssl", "x509", "-new", "-subj", "/CN=PSS", "-force_pubkey", public, "-days", "30", "-out", out]
+    run([*command, "-CA", ca.certificate_path, "-CAkey", ca.key_path, "-extfile", extensions])
+    certificate = x509.load_pem_x509_certificate(out.read_bytes())
+    return Signer(certificate, serialization.load_pem_private_key(key.read_bytes(), None), "rsa2048pss", out, key)
+
+
+LATER = NOW + DAY_S  # OpenSSL has its certificates begin now, which may be after NOW
+PSS_BOUND = ["rsa_pss_keygen_md:sha256", "rsa_pss_keygen_mgf1_md:sha256", "rsa_pss_keygen_saltlen:32"]
+
+
+@pytest.mark.clause("RFC 4055", "1.2", "MUST")
+@pytest.mark.parametrize("parameters", [[], PSS_BOUND], ids=["unbound", "bound"])
+def test_key_that_is_bound_to_pss(tmp_path: Path, parameters: list[str]) -> None:
+    """A certificate whose key is id-RSASSA-PSS implies PSS; the configuration cannot say otherwise; BR refuses it."""
+    ca = make_ca(tmp_path / "ca", "p256")
+    signer = pss_bound_signer(ca, tmp_path / "pss", *parameters)
+    for rsa_padding in (None, "pss"):
+        opened = open_it(ca, signer, tmp_path, now=LATER, rsa_padding=rsa_padding)
+        assert opened.template.signature_algorithm_der == SIGNATURE_ALGORITHM_DER["rsa2048pss"]
+        (signature,) = opened.signer.sign([b"message"])
+        signer.verify(signature, b"message")
+        opened.close()
+    with pytest.raises(
+        ConfigError, match=r'id-RSASSA-PSS: ocsp.rsa_padding must be "pss" or absent \(RFC 4055'
+    ) as caught:
+        open_it(ca, signer, tmp_path, now=LATER, rsa_padding="pkcs1")
+    assert str(caught.value).startswith("revocast.toml: ca[corp].ocsp.certificate: ")
+    assert "its key must be rsaEncryption, and is id-RSASSA-PSS (BR §7.1.3.1.1)" in refusal(ca, signer, "webpki", LATER)
+
+
+@pytest.mark.clause("RFC 4055", "3.3", "MUST")
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        ["rsa_pss_keygen_md:sha384", "rsa_pss_keygen_mgf1_md:sha384", "rsa_pss_keygen_saltlen:48"],
+        [*PSS_BOUND[:2], "rsa_pss_keygen_saltlen:33"],
+        [PSS_BOUND[0], "rsa_pss_keygen_mgf1_md:sha1", PSS_BOUND[2]],
+    ],
+    ids=["sha384", "salt", "mgf1"],
+)
+def test_key_that_is_bound_to_another_pss(tmp_path: Path, parameters: list[str]) -> None:
+    """A key whose parameters forbid the form that is signed here is refused, and not used in spite of them."""
+    ca = make_ca(tmp_path / "ca", "p256")
+    signer = pss_bound_signer(ca, tmp_path / "pss", *parameters)
+    with pytest.raises(ConfigError, match="bound to another PSS than SHA-256 with a salt of 32 octets"):
+        open_it(ca, signer, tmp_path, now=LATER)
+
+
+def test_rsa_padding_of_another_key(ca: PKI, tmp_path: Path) -> None:
+    """rsa_padding beside a key that is not RSA names file and key, in one line."""
+    with pytest.raises(ConfigError, match=r"^revocast.toml: ca\[corp\].ocsp.key: .*rsa_padding is for RSA keys"):
+        open_it(ca, make_signer(ca), tmp_path, rsa_padding="pss")
+
+
 @pytest.mark.clause("RFC 5280", "4.1.2.5", "MUST")
 def test_dates(ca: PKI) -> None:
     """A signer out of date is refused; one about to end is warned of, since no answer outlives it."""
@@ -383,15 +486,17 @@ def test_expired_ca_is_a_warning(tmp_path: Path) -> None:
     assert "the certificate of ca 'corp' expired" in warning
 
 
-def open_it(ca: PKI, signer: Signer | None, tmp_path: Path, profile: str = "private", **ocsp: Any) -> Any:
+def open_it(
+    ca: PKI, signer: Signer | None, tmp_path: Path, profile: str = "private", now: float = NOW, **ocsp: Any
+) -> Any:
     """Open a response signer as the presigner does."""
     config = config_of(ca, signer, profile, **ocsp)
     issuer = load_issuer(config, "revocast.toml")
-    return open_response_signer(config, issuer, tmp_path / "data", NOW, "revocast.toml")
+    return open_response_signer(config, issuer, tmp_path / "data", now, "revocast.toml")
 
 
 @pytest.mark.clause("Mozilla policy", "6", "MUST")
-@pytest.mark.parametrize("key_type", ["rsa2048", "p256", "ed25519"])
+@pytest.mark.parametrize("key_type", ["rsa2048", "p256", "ed25519", "mldsa65"])
 def test_open_delegated(ca: PKI, tmp_path: Path, key_type: str) -> None:
     """DEL-05: answers carry the delegate's certificate and never outlive it."""
     signer = make_signer(ca, key_type, not_after=NOW + 20 * DAY_S)
@@ -405,7 +510,7 @@ def test_open_delegated(ca: PKI, tmp_path: Path, key_type: str) -> None:
     assert opened.signer_id == digest[:16]
     assert opened.warnings == ()
     (signature,) = opened.signer.sign([b"message"])
-    assert verify_signature(signer.public_key_der, signature, b"message")
+    assert verify_signature(signer.public_key_der, signer.signature_algorithm_der, signature, b"message")
     assert isinstance(opened.template, ResponseTemplate)
     opened.close()
 
@@ -467,7 +572,7 @@ def test_two_cas_share_one_token(softhsm: Callable[..., SoftHSMToken], spy: Spy,
     assert len({one.signer_id for one in opened}) == 2
     for one in opened:
         (signature,) = one.signer.sign([b"message"])
-        assert verify_signature(one.signer.public_key_der, signature, b"message")
+        assert verify_signature(one.signer.public_key_der, one.signer.signature_algorithm_der, signature, b"message")
         one.close()
 
 

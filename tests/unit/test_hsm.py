@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from responder.errors import ConfigError, InvariantBroken, SignerUnavailable
-from responder.signing.algorithms import public_key_to_der, verify_signature
+from responder.signing.algorithms import RSAPadding, public_key_to_der, verify_signature
 from responder.signing.hsm import HSMSigner, _modules, open_hsm_key
 from responder.signing.pins import PinSource
 from responder.signing.pkcs11_uri import parse_pkcs11_uri
-from tests.pki import SIGNATURE_ALGORITHM_DER, key_of, make_ca, write_key
+from tests.pki import SIGNATURE_ALGORITHM_DER, key_of, make_ca, verify, write_key
 from tests.softhsm import SoftHSMToken, Spy, make_token
 
 MakeToken = Callable[..., SoftHSMToken]
@@ -37,9 +37,13 @@ def open_key(tmp_path: Path) -> Iterator[Callable[..., HSMSigner]]:
     """Give ``open_key(uri, pin_file, known)``: opens a key with data under tmp_path, closes it when the test ends."""
     opened: list[HSMSigner] = []
 
-    def open_it(uri: str, pin_file: Path, known: Sequence[PublicKeyTypes] = ()) -> HSMSigner:
+    def open_it(
+        uri: str, pin_file: Path, known: Sequence[PublicKeyTypes] = (), rsa_padding: RSAPadding | None = None
+    ) -> HSMSigner:
         pin = PinSource("revocast.toml", "ca[corp].ocsp", "PIN", pin_file=pin_file)
-        key = open_hsm_key(parse_pkcs11_uri(uri), pin, tmp_path / "data", "revocast.toml", "ca[corp].ocsp.key", known)
+        key = open_hsm_key(
+            parse_pkcs11_uri(uri), pin, tmp_path / "data", "revocast.toml", "ca[corp].ocsp.key", known, rsa_padding
+        )
         opened.append(key)
         return key
 
@@ -60,7 +64,7 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
 
 
 @pytest.mark.clause("RFC 5758", "3.2", "MUST")
-@pytest.mark.parametrize("key_type", ["rsa2048", "rsa3072", "p256", "p384", "p521"])
+@pytest.mark.parametrize("key_type", ["rsa2048", "rsa3072", "rsa4096", "p256", "p384", "p521"])
 def test_imported_keys_sign(softhsm: MakeToken, open_key: OpenKey, key_type: str) -> None:
     """ALG-02, ALG-03, BR-11: signatures verify, and the AlgorithmIdentifier has the exact bytes."""
     token = softhsm()
@@ -72,9 +76,57 @@ def test_imported_keys_sign(softhsm: MakeToken, open_key: OpenKey, key_type: str
     signatures = key.sign(MESSAGES)
     assert len(signatures) == len(MESSAGES)
     for message, signature in zip(MESSAGES, signatures, strict=True):
-        assert verify_signature(key.public_key_der, signature, message)
-    assert not verify_signature(key.public_key_der, signatures[0], MESSAGES[1])
+        assert verify_signature(key.public_key_der, key.signature_algorithm_der, signature, message)
+    assert not verify_signature(key.public_key_der, key.signature_algorithm_der, signatures[0], MESSAGES[1])
     assert key.sign([]) == []
+
+
+@pytest.mark.clause("BR", "7.1.3.2", "MUST")
+@pytest.mark.parametrize(
+    ("hidden", "key_type"), [("", "rsa2048"), ("", "rsa4096"), ("43\n", "rsa2048")], ids=["2048", "4096", "by digest"]
+)
+def test_pss(softhsm: MakeToken, spy: Spy, open_key: OpenKey, hidden: str, key_type: str) -> None:
+    """BR-11: PSS by CKM_SHA256_RSA_PKCS_PSS, or by CKM_RSA_PKCS_PSS over the digest, has the parameters it names."""
+    token = softhsm()
+    private_key = key_of(key_type, "hsm")
+    token.import_key(private_key, "signer", b"\x01")
+    if hidden:
+        spy.order("mechanisms", hidden)
+    key = open_key(token.uri("signer", module=spy.module), token.pin_file, rsa_padding="pss")
+    assert key.signature_algorithm_der == SIGNATURE_ALGORITHM_DER["rsa2048pss"]
+    for message, signature in zip(MESSAGES, key.sign(MESSAGES), strict=True):
+        verify(private_key.public_key(), "rsa2048pss", signature, message)
+
+
+def test_padding_is_for_rsa(softhsm: MakeToken, open_key: OpenKey) -> None:
+    """A padding that means nothing to the token's key is one line."""
+    token = softhsm()
+    token.import_key(key_of("p256", "hsm"), "signer", b"\x01")
+    with pytest.raises(ConfigError, match="rsa_padding is for RSA keys, and this is a P-256 key") as caught:
+        open_key(token.uri("signer"), token.pin_file, rsa_padding="pss")
+    one_line(caught)
+
+
+def test_every_kind_of_key_in_one_token(softhsm: MakeToken, spy: Spy, open_key: OpenKey) -> None:
+    """RSA (both paddings), the three curves and Ed25519, found by label, by id and by both, share one C_Login."""
+    token = softhsm()
+    for number, key_type in enumerate(("rsa2048", "p256", "p384", "p521"), 1):
+        token.import_key(key_of(key_type, "hsm"), key_type, bytes([number]))
+    token.generate_ed25519("ed25519", b"\x05")
+    keys = [
+        open_key(token.uri("rsa2048", module=spy.module), token.pin_file),
+        open_key(token.uri("", b"\x01", module=spy.module), token.pin_file, rsa_padding="pss"),
+        open_key(token.uri("p256", b"\x02", module=spy.module), token.pin_file),
+        open_key(token.uri("", b"\x03", module=spy.module), token.pin_file),
+        open_key(token.uri("p521", module=spy.module), token.pin_file),
+        open_key(token.uri("ed25519", module=spy.module), token.pin_file),
+    ]
+    kinds = ["rsa2048", "rsa2048pss", "p256", "p384", "p521", "ed25519"]
+    assert [key.signature_algorithm_der for key in keys] == [SIGNATURE_ALGORITHM_DER[kind] for kind in kinds]
+    for key in keys:
+        for message, signature in zip(MESSAGES, key.sign(MESSAGES), strict=True):
+            assert verify_signature(key.public_key_der, key.signature_algorithm_der, signature, message)
+    assert spy.login_count == 1
 
 
 @pytest.mark.clause("RFC 8410", "3", "MUST")
@@ -85,7 +137,7 @@ def test_generated_ed25519_signs(softhsm: MakeToken, open_key: OpenKey) -> None:
     key = open_key(token.uri("", b"\x02"), token.pin_file)
     assert key.signature_algorithm_der == bytes.fromhex("300506032b6570")
     for message, signature in zip(MESSAGES, key.sign(MESSAGES), strict=True):
-        assert verify_signature(key.public_key_der, signature, message)
+        assert verify_signature(key.public_key_der, key.signature_algorithm_der, signature, message)
 
 
 @pytest.mark.clause("RFC 5758", "3.2", "MUST")
@@ -100,7 +152,8 @@ def test_ten_thousand_ecdsa_signatures(softhsm: MakeToken, open_key: OpenKey) ->
     assert {len(signature) for signature in signatures} >= {69, 70, 71, 72}
     der = public_key_to_der(private_key.public_key())
     assert all(
-        verify_signature(der, signature, message) for message, signature in zip(messages, signatures, strict=True)
+        verify_signature(der, SIGNATURE_ALGORITHM_DER["p256"], signature, message)
+        for message, signature in zip(messages, signatures, strict=True)
     )
 
 
@@ -115,7 +168,7 @@ def test_keys_of_one_token_share_one_login(softhsm: MakeToken, spy: Spy, open_ke
     assert spy.login_count == 1
     one.close()
     (signature,) = two.sign([b"message"])
-    assert verify_signature(two.public_key_der, signature, b"message")
+    assert verify_signature(two.public_key_der, two.signature_algorithm_der, signature, b"message")
     two.close()
     with pytest.raises(SignerUnavailable, match="closed"):
         two.sign([b"message"])
@@ -321,7 +374,7 @@ def test_private_key_alone(softhsm: MakeToken, open_key: OpenKey, tmp_path: Path
         open_key(token.uri("signer"), token.pin_file)
     one_line(caught)
     known = open_key(token.uri("signer"), token.pin_file, [private_key.public_key()])
-    assert verify_signature(known.public_key_der, known.sign([b"m"])[0], b"m")
+    assert verify_signature(known.public_key_der, known.signature_algorithm_der, known.sign([b"m"])[0], b"m")
     known.close()
     certificate = make_ca(tmp_path, "p256", key=private_key).certificate_der
     token.script(
@@ -340,7 +393,7 @@ def test_mechanisms(softhsm: MakeToken, spy: Spy, open_key: OpenKey) -> None:
     uri = token.uri("signer", module=spy.module)
     spy.order("mechanisms", "40\n")
     key = open_key(uri, token.pin_file)
-    assert verify_signature(key.public_key_der, key.sign([b"m"])[0], b"m")
+    assert verify_signature(key.public_key_der, key.signature_algorithm_der, key.sign([b"m"])[0], b"m")
     key.close()
     spy.order("mechanisms", "40\n1\n")
     with pytest.raises(
@@ -362,7 +415,7 @@ def test_lost_session_is_opened_anew(softhsm: MakeToken, spy: Spy, open_key: Ope
             key.sign([b"m"])
         assert "\n" not in str(caught.value)
     spy.withdraw("sign")
-    assert verify_signature(key.public_key_der, key.sign([b"m"])[0], b"m")
+    assert verify_signature(key.public_key_der, key.signature_algorithm_der, key.sign([b"m"])[0], b"m")
     assert spy.login_count == 3
 
 
@@ -380,7 +433,7 @@ def test_token_that_goes_and_comes_back(softhsm: MakeToken, spy: Spy, open_key: 
         key.sign([b"m"])
     tokens.rmdir()
     away.rename(tokens)
-    assert verify_signature(key.public_key_der, key.sign([b"m"])[0], b"m")
+    assert verify_signature(key.public_key_der, key.signature_algorithm_der, key.sign([b"m"])[0], b"m")
     assert spy.login_count == 2
 
 

@@ -47,7 +47,7 @@ def issuers_of(tmp_path: Path, *cas: tuple[str, Path]) -> Issuers:
 
 
 @pytest.mark.clause("RFC 6960", "4.1.1", "MUST")
-@pytest.mark.parametrize("key_type", ["rsa2048", "p256", "ed25519", "mldsa44"])
+@pytest.mark.parametrize("key_type", ["rsa2048", "rsa2048pss", "p256", "ed25519", "mldsa44", "mldsa65", "mldsa87"])
 def test_hashes_are_over_the_bytes_of_the_certificate(tmp_path: Path, key_type: str) -> None:
     """REQ-05: issuerNameHash is over the Name as it stands, issuerKeyHash over the key's bits alone."""
     ca = make_ca(tmp_path, key_type)

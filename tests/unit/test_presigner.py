@@ -71,7 +71,9 @@ def test_every_answer_is_signed_once_and_verifies(each_redis: RedisServer, make_
     assert presigner.run_until_idle() == 0, "nothing is signed twice"
 
 
-@pytest.mark.parametrize("key_type", ["rsa2048", "p384", "ed25519"])
+@pytest.mark.parametrize(
+    "key_type", ["rsa2048", "rsa2048pss", "p384", "p521", "ed25519", "mldsa44", "mldsa65", "mldsa87"]
+)
 def test_other_keys(make_room: RoomMaker, key_type: str) -> None:
     room = make_room(key_type=key_type)
     room.load(dict.fromkeys(range(1, 40), GOOD))

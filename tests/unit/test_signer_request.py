@@ -18,7 +18,7 @@ from responder.errors import ConfigError, OperatorError, RevocastError
 from responder.issuers import load_issuer
 from responder.signing.algorithms import public_key_to_der
 from responder.signing.delegation import check_signer_certificate
-from tests.pki import PKI, key_of, make_ca, make_signer, utc, write_key
+from tests.pki import PKI, SIGNATURE_ALGORITHM_DER, key_of, make_ca, make_signer, utc, write_key
 from tests.softhsm import SoftHSMToken
 
 
@@ -79,6 +79,34 @@ def test_key_in_a_file(tmp_path: Path, key_type: str) -> None:
     config = write_config(tmp_path, ("corp", make_ca(tmp_path / "ca"), f'key = "{key}"'))
     text = run("-c", config)
     check_request(text, public_key_to_der(key_of(key_type, "request").public_key()), "CN=corp OCSP")
+
+
+@pytest.mark.clause("RFC 9881", "3", "MUST")
+@pytest.mark.parametrize("key_type", ["mldsa44", "mldsa65", "mldsa87"])
+def test_ml_dsa_key_in_a_file(tmp_path: Path, key_type: str) -> None:
+    """ALG-05: a request for an ML-DSA key verifies, and names its algorithm with parameters absent."""
+    key = write_key(tmp_path / "ocsp.key", key_of(key_type, "request"))
+    config = write_config(tmp_path, ("corp", make_ca(tmp_path / "ca"), f'key = "{key}"'))
+    request = x509.load_pem_x509_csr(run("-c", config).encode())
+    assert request.is_signature_valid
+    assert public_key_to_der(request.public_key()) == public_key_to_der(key_of(key_type, "request").public_key())
+    assert SIGNATURE_ALGORITHM_DER[key_type] in request.public_bytes(serialization.Encoding.DER)
+    key_usage = request.extensions.get_extension_for_class(x509.KeyUsage)
+    assert key_usage.value.digital_signature
+
+
+@pytest.mark.parametrize("where", ["file", "token"])
+def test_pss(tmp_path: Path, softhsm: Callable[..., SoftHSMToken], where: str) -> None:
+    """With rsa_padding the request is signed as answers will be; OpenSSL verifies it."""
+    private_key = key_of("rsa2048", "request")
+    ocsp = f'key = "{write_key(tmp_path / "ocsp.key", private_key)}"'
+    if where == "token":
+        token = softhsm()
+        token.import_key(private_key, "ocsp", b"\x01")
+        ocsp = f'key = "{token.uri("ocsp")}", pin_file = "{token.pin_file}"'
+    config = write_config(tmp_path, ("corp", make_ca(tmp_path / "ca"), f'{ocsp}, rsa_padding = "pss"'))
+    request = check_request(run("-c", config), public_key_to_der(private_key.public_key()), "CN=corp OCSP")
+    assert SIGNATURE_ALGORITHM_DER["rsa2048pss"] in request.public_bytes(serialization.Encoding.DER)
 
 
 @pytest.mark.parametrize("key_type", ["rsa2048", "p256", "p384", "ed25519"])

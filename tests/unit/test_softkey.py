@@ -6,17 +6,21 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import cryptography_vectors
 import pytest
+from asn1crypto import algos, pem
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, rsa, x25519
 
 from responder.errors import ConfigError, SignerUnavailable
-from responder.signing.algorithms import public_key_to_der, verify_signature
+from responder.signing.algorithms import RSAPadding, public_key_to_der, verify_signature
 from responder.signing.pins import PinSource
 from responder.signing.softkey import SoftKeySigner, load_soft_key
-from tests.pki import SIGNATURE_ALGORITHM_DER, key_of, write_key
+from tests.pki import SIGNATURE_ALGORITHM_DER, key_of, make_ca, write_key
 
-KEY_TYPES = ["rsa2048", "rsa3072", "rsa4096", "p256", "p384", "p521", "ed25519"]
+KEY_TYPES = ["rsa2048", "rsa3072", "rsa4096", "p256", "p384", "p521", "ed25519", "mldsa44", "mldsa65", "mldsa87"]
+ML_DSA_OCTETS = {"mldsa44": 2420, "mldsa65": 3309, "mldsa87": 4627}  # FIPS 204, table 2
 MESSAGES = [b"one", b"", b"three" * 1000]
 
 
@@ -29,15 +33,16 @@ def load(path: Path, *, pin_file: Path | None = None, pin_env: str | None = None
 @pytest.mark.clause("BR", "7.1.3.2", "MUST")
 @pytest.mark.parametrize("key_type", KEY_TYPES)
 def test_signs(tmp_path: Path, key_type: str) -> None:
-    """BR-11, ALG-02, ALG-03, ALG-04: signatures verify, and the AlgorithmIdentifier has the exact bytes."""
+    """BR-11, ALG-02 to ALG-05: signatures verify, and the AlgorithmIdentifier has the exact bytes."""
     private_key = key_of(key_type, "soft")
     signer = load(write_key(tmp_path / "key.pem", private_key))
     assert signer.public_key_der == public_key_to_der(private_key.public_key())
     assert signer.signature_algorithm_der == SIGNATURE_ALGORITHM_DER[key_type]
     signatures = signer.sign(MESSAGES)
     for message, signature in zip(MESSAGES, signatures, strict=True):
-        assert verify_signature(signer.public_key_der, signature, message)
-    assert not verify_signature(signer.public_key_der, signatures[0], MESSAGES[1])
+        assert verify_signature(signer.public_key_der, signer.signature_algorithm_der, signature, message)
+        assert len(signature) == ML_DSA_OCTETS.get(key_type, len(signature))
+    assert not verify_signature(signer.public_key_der, signer.signature_algorithm_der, signatures[0], MESSAGES[1])
     signer.close()
     with pytest.raises(SignerUnavailable, match="closed"):
         signer.sign(MESSAGES)
@@ -66,6 +71,85 @@ def test_openssl_verifies_with_the_hash_of_the_curve(tmp_path: Path, key_type: s
     )
 
 
+@pytest.mark.clause("BR", "7.1.3.2", "MUST")
+@pytest.mark.clause("RFC 4055", "3.1", "MUST")
+@pytest.mark.parametrize("key_type", ["rsa2048", "rsa3072", "rsa4096"])
+def test_pss(tmp_path: Path, key_type: str) -> None:
+    """BR-11: PSS is SHA-256, MGF1 with SHA-256 and a salt of 32 octets; OpenSSL verifies exactly that."""
+    private_key = key_of(key_type, "soft")
+    signer = SoftKeySigner(private_key, "pss")
+    assert signer.signature_algorithm_der == SIGNATURE_ALGORITHM_DER["rsa2048pss"]
+    (signature,) = signer.sign([b"message"])
+    public, data, signed = tmp_path / "public.pem", tmp_path / "data", tmp_path / "signature"
+    public.write_bytes(
+        private_key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    data.write_bytes(b"message")
+    signed.write_bytes(signature)
+    options = ["rsa_padding_mode:pss", "rsa_pss_saltlen:32", "rsa_mgf1_md:sha256"]
+    command = ["openssl", "dgst", "-sha256", "-verify", public, "-signature", signed]
+    command += [word for option in options for word in ("-sigopt", option)]
+    assert b"Verified OK" in subprocess.run([*command, data], check=True, capture_output=True).stdout
+    # What is padded one way does not verify as the other.
+    pkcs1 = SoftKeySigner(private_key)
+    assert verify_signature(signer.public_key_der, signer.signature_algorithm_der, signature, b"message")
+    assert not verify_signature(signer.public_key_der, pkcs1.signature_algorithm_der, signature, b"message")
+    assert not verify_signature(
+        signer.public_key_der, signer.signature_algorithm_der, pkcs1.sign([b"message"])[0], b"message"
+    )
+
+
+@pytest.mark.clause("BR", "7.1.3.2", "MUST")
+def test_pss_algorithm_identifier_octet_by_octet(tmp_path: Path) -> None:
+    """BR-11: the octets are those that cryptography and OpenSSL write for these parameters, the salt's 32 among them."""
+    ours = SoftKeySigner(key_of("rsa2048", "soft"), "pss").signature_algorithm_der
+    by_cryptography = make_ca(tmp_path, "rsa2048pss")
+    assert by_cryptography.certificate_der.count(ours) == 2  # RFC 5280 §4.1.1.2: inside and outside
+    options = ["rsa_padding_mode:pss", "rsa_pss_saltlen:32", "rsa_mgf1_md:sha256"]
+    command = ["openssl", "req", "-x509", "-new", "-sha256", "-subj", "/CN=a", "-key", by_cryptography.key_path]
+    command += [word for option in options for word in ("-sigopt", option)]
+    by_openssl = subprocess.run([*command, "-outform", "DER"], check=True, capture_output=True).stdout
+    assert by_openssl.count(ours) == 2
+
+
+@pytest.mark.clause("RFC 9881", "2", "MUST")
+@pytest.mark.parametrize("key_type", ML_DSA_OCTETS)
+def test_ml_dsa_is_pure_and_without_context(key_type: str) -> None:
+    """ALG-05: the message itself is signed under an empty context; parameters are absent."""
+    private_key = key_of(key_type, "soft")
+    signer = SoftKeySigner(private_key)
+    (signature,) = signer.sign([b"message"])
+    private_key.public_key().verify(signature, b"message", b"")
+    with pytest.raises(InvalidSignature):
+        private_key.public_key().verify(signature, b"message", b"context")
+    identifier = algos.AlgorithmIdentifier.load(signer.signature_algorithm_der, strict=True)
+    number = {"mldsa44": 17, "mldsa65": 18, "mldsa87": 19}[key_type]
+    assert identifier["algorithm"].dotted == f"2.16.840.1.101.3.4.3.{number}"
+    assert len(identifier.contents) == len(identifier["algorithm"].dump())
+
+
+def test_ml_dsa_without_seed_is_refused_in_words(tmp_path: Path) -> None:
+    """RFC 9881 §6: a key in another form than its seed cannot be read; the line says which form can."""
+    der = (Path(cryptography_vectors.__file__).parent / "asymmetric/MLDSA/mldsa65_noseed_priv.der").read_bytes()
+    path = tmp_path / "key.pem"
+    path.write_bytes(pem.armor("PRIVATE KEY", der))
+    with pytest.raises(
+        ConfigError, match=r"key\.pem: an ML-DSA key must be in the form that holds its seed alone"
+    ) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("key_type", "name"), [("p256", "P-256"), ("ed25519", "Ed25519"), ("mldsa65", "ML-DSA-65")])
+@pytest.mark.parametrize("rsa_padding", ["pss", "pkcs1"])
+def test_rsa_padding_is_for_rsa(key_type: str, name: str, rsa_padding: RSAPadding) -> None:
+    """A padding that means nothing to the key is an error, not ignored."""
+    with pytest.raises(ValueError, match=f"^ocsp.rsa_padding is for RSA keys, and this is a {name} key; leave it out$"):
+        SoftKeySigner(key_of(key_type, "soft"), rsa_padding)
+
+
 @pytest.mark.clause("RFC 6960", "5.1.1", "MUST NOT")
 @pytest.mark.parametrize(
     ("private_key", "name"),
@@ -87,7 +171,8 @@ def test_other_keys_are_refused(tmp_path: Path, private_key: Any, name: str) -> 
         load(path)
     assert str(caught.value) == (
         f"revocast.toml: ca[corp].ocsp.key: {path}: a key of type {name} cannot sign answers; "
-        "allowed: RSA of 2048, 3072 or 4096 bits, EC on P-256, P-384 or P-521, Ed25519"
+        "allowed: RSA of 2048, 3072 or 4096 bits, EC on P-256, P-384 or P-521, Ed25519, "
+        "and with the key in a file ML-DSA-44, ML-DSA-65 or ML-DSA-87"
     )
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+
+import pkcs11
 import pytest
-from asn1crypto import core
+from asn1crypto import algos, core
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from responder.signing.algorithms import public_key_to_der
-from responder.signing.token_keys import ec_public_key, ecdsa_der, ed25519_public_key, rsa_public_key
+from responder.signing.algorithms import RSAPadding, public_key_to_der, scheme_of
+from responder.signing.token_keys import (
+    ec_public_key,
+    ecdsa_der,
+    ed25519_public_key,
+    mechanisms_for,
+    rsa_public_key,
+)
 from tests.pki import key_of
 
 P256 = bytes.fromhex("06082a8648ce3d030107")
@@ -66,6 +76,48 @@ def test_ed25519_points(wrapped: bool, params: str) -> None:
     point = public_key.public_bytes_raw()
     found = ed25519_public_key(bytes.fromhex(params), core.OctetString(point).dump() if wrapped else point)
     assert public_key_to_der(found) == public_key_to_der(public_key)
+
+
+@pytest.mark.parametrize(
+    ("key_type", "rsa_padding", "numbers"),
+    [
+        ("rsa2048", None, [0x40, 0x01]),
+        ("rsa2048", "pss", [0x43, 0x0D]),
+        ("p256", None, [0x1041, 0x1044]),
+        ("p384", None, [0x1041, 0x1045]),
+        ("p521", None, [0x1041, 0x1046]),
+        ("ed25519", None, [0x1057]),
+        ("mldsa65", None, []),
+    ],
+)
+def test_mechanisms_are_those_of_the_standard(
+    key_type: str, rsa_padding: RSAPadding | None, numbers: list[int]
+) -> None:
+    """PKCS#11 v2.40 and v3.0: numbers, names and parameters, against python-pkcs11's own; no token does ML-DSA yet."""
+    choices = mechanisms_for(scheme_of(key_of(key_type, "hsm").public_key(), rsa_padding))
+    assert [choice.number for choice in choices] == numbers
+    assert [choice.name for choice in choices] == [f"CKM_{pkcs11.Mechanism(number).name}" for number in numbers]
+    for choice in choices:
+        if rsa_padding == "pss":
+            words = struct.unpack("@3L", choice.parameter)
+            assert words == (pkcs11.Mechanism.SHA256, pkcs11.MGF.SHA256, 32)
+        else:
+            assert choice.parameter == b""
+
+
+def test_what_a_token_is_given_of_a_message() -> None:
+    """RFC 8017 §9.2: the message, its digest, or its DigestInfo, as an independent encoder writes it."""
+    pkcs1 = {choice.prepared: choice for choice in mechanisms_for(scheme_of(key_of("rsa2048", "hsm").public_key()))}
+    ecdsa = {choice.prepared: choice for choice in mechanisms_for(scheme_of(key_of("p384", "hsm").public_key()))}
+    info = algos.DigestInfo(
+        {
+            "digest_algorithm": {"algorithm": "sha256", "parameters": core.Null()},
+            "digest": hashlib.sha256(b"m").digest(),
+        }
+    )
+    assert pkcs1["message"].prepare(b"m") == b"m"
+    assert pkcs1["digest_info"].prepare(b"m") == info.dump()
+    assert ecdsa["digest"].prepare(b"m") == hashlib.sha384(b"m").digest()
 
 
 def test_rsa_numbers() -> None:
