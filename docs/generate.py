@@ -263,7 +263,12 @@ class Kind:
     limits: str = ""
 
 
-_BY_VALIDATOR = {"parse_duration": "duration", "parse_listen": "address", "_key_reference": "file, or pkcs11: URI"}
+_BY_VALIDATOR = {
+    "parse_duration": "duration",
+    "parse_listen": "address",
+    "parse_start": "time",
+    "_key_reference": "file, or pkcs11: URI",
+}
 _PATH_VALIDATORS = {"_existing", "_relative_to_file"}
 _PLAIN = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
 

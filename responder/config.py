@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -47,6 +48,13 @@ def parse_listen(value: object) -> tuple[str, int]:
     return (match[1] or match[2], int(match[3]))
 
 
+def parse_start(value: object) -> int:
+    """Read a TOML time with an offset, such as ``2026-12-01T00:00:00Z`` (no quotes), as POSIX seconds."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError("must be a time with its offset and without quotes, such as 2026-12-01T00:00:00Z")
+    return int(value.timestamp())
+
+
 def _relative_to_file(value: Path, info: ValidationInfo) -> Path:
     base: Path = info.context["base"] if info.context else Path()
     return base / value
@@ -59,6 +67,7 @@ def _existing(value: Path) -> Path:
 
 
 Duration = Annotated[int, BeforeValidator(parse_duration)]
+Start = Annotated[int, BeforeValidator(parse_start)]
 Listen = Annotated[tuple[str, int], BeforeValidator(parse_listen)]
 FilePath = Annotated[Path, AfterValidator(_relative_to_file), AfterValidator(_existing)]
 AnyPath = Annotated[Path, AfterValidator(_relative_to_file)]
@@ -187,8 +196,10 @@ def _key_reference(value: str, info: ValidationInfo) -> str:
     return str(_existing(_relative_to_file(Path(value), info)))
 
 
-class OCSPConfig(Section):
-    """How a CA's answers are signed."""
+class SignerConfig(Section):
+    """A key that signs answers, and its certificate."""
+
+    table: ClassVar[str] = "ocsp"  # where it stands within its CA's table, for errors
 
     certificate: FilePath | None = Field(
         None,
@@ -205,6 +216,22 @@ class OCSPConfig(Section):
         None,
         description="How an RSA key signs: pkcs1 (PKCS #1 v1.5, which every client knows) or pss, both with SHA-256; absent: pkcs1, but pss where the certificate's key is id-RSASSA-PSS. Other keys refuse it.",
     )
+
+
+class NextSignerConfig(SignerConfig):
+    """The signer that takes over at a time set ahead, without a restart."""
+
+    table: ClassVar[str] = "ocsp.next"
+
+    start: Start = Field(
+        alias="from",
+        description="When it takes over, as a TOML time such as 2026-12-01T00:00:00Z; within its certificate's dates.",
+    )
+
+
+class OCSPConfig(SignerConfig):
+    """How a CA's answers are signed."""
+
     validity: Duration = Field(4 * DAY_S, description="nextUpdate - thisUpdate; profiles bound it.")
     nonce: Literal["optional", "ignore", "required"] = Field(
         "optional",
@@ -222,6 +249,13 @@ class OCSPConfig(Section):
     max_source_age: Duration = Field(
         HOUR_S, description="Age of the source's last successful read above which an alarm is raised."
     )
+    next: NextSignerConfig | None = Field(
+        None, description="The signer that takes over from this one at a time set ahead (docs/keys.md)."
+    )
+
+    def signers_at(self, now: float) -> tuple[SignerConfig, ...]:
+        """Return the signers that may be in use at a POSIX second, the one that is meant to be first."""
+        return (self.next, self) if self.next is not None and now >= self.next.start else (self,)
 
 
 # BR §4.9.9: 8 hours to 10 days; Microsoft's programme 3.2.2: 8 hours to 7 days, counted inclusively (TIM-06), so that

@@ -80,6 +80,12 @@ SIGNER_NOT_AFTER = Gauge(
     ["ca"],
     multiprocess_mode="mostrecent",
 )
+SIGNER_REFUSED = Gauge(
+    "revocast_signer_refused",
+    "1 while a CA's configured signer cannot be used, so that an older one signs or none, else 0.",
+    ["ca"],
+    multiprocess_mode="mostrecent",
+)
 SIGNATURES = Counter("revocast_signatures_total", "Signatures made, by CA and by why.", ["ca", "why"])
 BATCH_SECONDS = Histogram(
     "revocast_sign_batch_seconds",

@@ -140,7 +140,8 @@ validity = "{validity}"
         """Return a presigner with the room's signer."""
         options.setdefault("guard", self.guard())
         options.setdefault("store", self.new_store())
-        return Presigner(options.pop("store"), self.issuers, {self.issuer.id: self.signer}, self.clock, **options)
+        signers = options.pop("signers", {self.issuer.id: self.signer})
+        return Presigner(options.pop("store"), self.issuers, signers, self.clock, **options)
 
     def live(self, presigner: Presigner | None = None, **options: Any) -> LiveSigner:
         """Return a live signer; its guard takes the test's clock for Redis's."""

@@ -8,11 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from responder.clock import SystemClock, format_utc
-from responder.config import Config, load_config
+from responder.config import Config, SignerConfig, load_config
 from responder.errors import RevocastError
-from responder.issuers import Issuers
+from responder.issuers import Issuer, Issuers
 from responder.process import ConfigFile
-from responder.signing.delegation import open_response_signer
+from responder.signing.rollover import open_configured
 from responder.store.embedded import connect_or_start, find_server
 from responder.store.redis_store import Finding, Store, acl_lines
 
@@ -45,16 +45,24 @@ def _signers(settings: Config, config_file: str) -> list[Finding]:
     findings: list[Finding] = []
     now = SystemClock().now()
     for issuer in Issuers.from_config(settings, config_file):
-        subject = f"signer of {issuer.name}"
-        try:
-            signer = open_response_signer(issuer.config, issuer, settings.data_dir, now, config_file)
-        except RevocastError as error:
-            findings.append(Finding("error", subject, str(error)))
-            continue
-        findings.append(Finding("ok", subject, f"signs; its certificate ends {format_utc(signer.not_after)}"))
-        findings += [Finding("warning", subject, warning) for warning in signer.warnings]
-        signer.signer.close()
+        ocsp = issuer.config.ocsp
+        findings += _signer(f"signer of {issuer.name}", ocsp.signers_at(now)[0], issuer, settings, config_file, now)
+        if ocsp.next is not None and now < ocsp.next.start:
+            subject = f"next signer of {issuer.name}, from {format_utc(ocsp.next.start)}"
+            findings += _signer(subject, ocsp.next, issuer, settings, config_file, now)
     return findings
+
+
+def _signer(
+    subject: str, using: SignerConfig, issuer: Issuer, settings: Config, config_file: str, now: float
+) -> list[Finding]:
+    try:
+        signer = open_configured(using, issuer, settings, config_file, now)
+    except RevocastError as error:
+        return [Finding("error", subject, str(error))]
+    signer.close()
+    ends = f"signs; its certificate ends {format_utc(signer.not_after)}"
+    return [Finding("ok", subject, ends), *(Finding("warning", subject, warning) for warning in signer.warnings)]
 
 
 def _store(settings: Config) -> list[Finding]:

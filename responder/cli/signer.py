@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.name import NameAttribute
 from cryptography.x509.oid import NameOID
 
-from responder.config import CAConfig, Config, load_config
+from responder.config import CAConfig, Config, SignerConfig, load_config
 from responder.errors import OperatorError
 from responder.issuers import load_certificate
 from responder.process import ConfigFile
@@ -41,17 +41,21 @@ def request(
     subject: Annotated[
         str | None, typer.Option("--subject", help='Subject in the form of RFC 4514; default: "CN=<ca name> OCSP".')
     ] = None,
+    for_next: Annotated[bool, typer.Option("--next", help="For the key of ca.ocsp.next.")] = False,
 ) -> None:
     """Write a PKCS#10 request for an OCSP signer's certificate, signed by the configured key.
 
     It asks for digitalSignature, OCSPSigning and id-pkix-ocsp-nocheck. Have the CA itself issue it, and name the
-    certificate in the configuration as ca.ocsp.certificate.
+    certificate in the configuration as ca.ocsp.certificate, or as ca.ocsp.next.certificate.
     """
     settings = load_config(config)
     chosen = _choose(settings, ca)
     subject_der = _subject(subject, chosen.name)
-    known, rsa_padding = _present_certificate(chosen, str(config))
-    key = open_signer(chosen, settings.data_dir, str(config), known, rsa_padding)
+    using = chosen.ocsp.next if for_next else chosen.ocsp
+    if using is None:
+        raise OperatorError(f"ca {chosen.name!r} has no ocsp.next in {config}")
+    known, rsa_padding = _present_certificate(chosen, using, str(config))
+    key = open_signer(chosen, settings.data_dir, str(config), known, rsa_padding, using)
     try:
         request_pem = pem.armor("CERTIFICATE REQUEST", build_certification_request(key, subject_der))
     finally:
@@ -89,10 +93,12 @@ def _subject(text: str | None, ca_name: str) -> bytes:
     return name.public_bytes()
 
 
-def _present_certificate(ca: CAConfig, config_file: str) -> tuple[list[CertificatePublicKeyTypes], RSAPadding | None]:
+def _present_certificate(
+    ca: CAConfig, using: SignerConfig, config_file: str
+) -> tuple[list[CertificatePublicKeyTypes], RSAPadding | None]:
     """On renewal the present certificate shows the key, where the token itself does not, and how it pads."""
-    if ca.ocsp.certificate is None:
-        return [], ca.ocsp.rsa_padding
-    der = load_certificate(ca.ocsp.certificate, config_file, f"ca[{ca.name}].ocsp.certificate")
+    if using.certificate is None:
+        return [], using.rsa_padding
+    der = load_certificate(using.certificate, config_file, f"ca[{ca.name}].{using.table}.certificate")
     certificate = x509.load_der_x509_certificate(der)
-    return [certificate.public_key()], rsa_padding_of(ca, certificate, config_file)
+    return [certificate.public_key()], rsa_padding_of(ca, certificate, config_file, using)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,14 +16,16 @@ import typer
 
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
-from responder.errors import ConfigError, SignerEnded, SignerUnavailable, StoreUnavailable
-from responder.issuers import Issuers
+from responder.errors import SignerEnded, SignerUnavailable, StoreUnavailable
+from responder.issuers import Issuer, Issuers
 from responder.log import configure_logging, get_logger
 from responder.process import ConfigFile, Stop, announce_ready
 from responder.signing.clock_guard import ClockGuard
-from responder.signing.delegation import ResponseSigner, open_response_signer
+from responder.signing.delegation import ResponseSigner
+from responder.signing.desk import put_desk
 from responder.signing.live import LiveSigner
 from responder.signing.presigner import Presigner
+from responder.signing.rollover import SignerWatch, open_configured
 from responder.store.redis_store import Store
 
 log = get_logger(__name__)
@@ -31,7 +33,6 @@ log = get_logger(__name__)
 IDLE_BLOCK_MS = 50  # how long to wait for questions when nothing is due; a revocation waits no longer either
 STORE_RETRY_FIRST_S = 0.05  # a connection that was cut is made anew at once: a revocation may wait for its signature
 STORE_RETRY_MOST_S = 0.5
-SIGNER_RETRY_S = 30.0
 
 
 class _Stopped(Exception):
@@ -55,48 +56,38 @@ def presign(
     stop = Stop()
     stop.on_signals(signal.SIGTERM, signal.SIGINT)
     clock = SystemClock()
-    while not stop.is_set():
-        with (
-            opened_signers(settings, str(config), clock, skip_failing=True) as (issuers, signers),
-            Store.connect(settings, "presign") as store,
-        ):
-            # With a signer missing, all are opened anew after a while: a token may be back, a certificate renewed.
-            until = clock.monotonic() + SIGNER_RETRY_S if len(signers) < len(issuers) else float("inf")
-            pause = STORE_RETRY_FIRST_S
-            while not stop.is_set() and clock.monotonic() < until:
-                began = clock.monotonic()
-                try:
-                    _sign(store, issuers, signers, clock, stop, until)
-                except StoreUnavailable as error:
-                    log.warning("store_unavailable", error=str(error))
-                    worked = clock.monotonic() - began > STORE_RETRY_MOST_S
-                    pause = STORE_RETRY_FIRST_S if worked else min(2 * pause, STORE_RETRY_MOST_S)
-                    stop.wait(pause)
+    with SignerWatch(settings, str(config), clock) as watch, Store.connect(settings, "presign") as store:
+        pause = STORE_RETRY_FIRST_S
+        while not stop.is_set():
+            began = clock.monotonic()
+            try:
+                _sign(store, watch, clock, stop)
+            except StoreUnavailable as error:
+                log.warning("store_unavailable", error=str(error))
+                worked = clock.monotonic() - began > STORE_RETRY_MOST_S
+                pause = STORE_RETRY_FIRST_S if worked else min(2 * pause, STORE_RETRY_MOST_S)
+                stop.wait(pause)
     log.info("stopped")
 
 
-def _sign(
-    store: Store,
-    issuers: Issuers,
-    signers: dict[str, ResponseSigner],
-    clock: Clock,
-    stop: Stop,
-    until: float,
-) -> None:
-    """Sign until ``stop``, or the monotonic second ``until``; raises StoreUnavailable."""
+def _sign(store: Store, watch: SignerWatch, clock: Clock, stop: Stop) -> None:
+    """Sign until ``stop``, at each moment with the signers that the watch has open; raises StoreUnavailable."""
 
     def between() -> None:
         if stop.is_set():
             raise _Stopped
         live.poll()
 
+    watch.look()
     guard = ClockGuard(clock, store.time)
-    presigner = Presigner(store, issuers, signers, clock, guard=guard, between=between)
+    presigner = Presigner(store, watch.issuers, watch.signers, clock, guard=guard, between=between)
     live = LiveSigner(store, presigner.desks, clock, guard)
     announce_ready()
     log.info("signing", cas=sorted(desk.issuer.name for desk in presigner.desks.values()))
     try:
-        while not stop.is_set() and clock.monotonic() < until:
+        while not stop.is_set():
+            for issuer, signer in watch.look():
+                put_desk(presigner.desks, store, issuer, signer, clock)
             made = presigner.run_once()
             live.poll(None if made else IDLE_BLOCK_MS)
     except _Stopped:
@@ -119,32 +110,42 @@ def presign_all(config_file: Path, progress: Callable[[int], object] = lambda _:
 
 @contextmanager
 def opened_signers(
-    config: Config, config_file: str, clock: Clock, *, skip_failing: bool = False
+    config: Config, config_file: str, clock: Clock
 ) -> Iterator[tuple[Issuers, dict[str, ResponseSigner]]]:
     """Open every CA's signer, by the CA's id in the store; closes them all at the end.
 
-    Raises ConfigError or SignerUnavailable, one line, for the first that will not do; with ``skip_failing`` it is logged
-    and left out. A certificate that has expired is always left out, as long as there is another signer: after a restart
-    one CA's neglect must not cost the others their answers.
+    Raises ConfigError or SignerUnavailable, one line, for the first that will not do; also for one that is configured
+    ahead and could never work. A certificate that has expired is left out, as long as there is another signer: after a
+    restart one CA's neglect must not cost the others their answers.
     """
     issuers = Issuers.from_config(config, config_file)
     ended: SignerEnded | None = None
     with ExitStack() as opened:
         signers: dict[str, ResponseSigner] = {}
         for issuer in issuers:
-            try:
-                signer = open_response_signer(issuer.config, issuer, config.data_dir, clock.now(), config_file)
-            except (ConfigError, SignerUnavailable) as error:
-                if isinstance(error, SignerEnded):
+            ocsp, now = issuer.config.ocsp, clock.now()
+            for using in ocsp.signers_at(now):
+                try:
+                    signer = open_configured(using, issuer, config, config_file, now)
+                except SignerEnded as error:
                     ended = error
-                elif not skip_failing:
-                    raise
-                log.error("signer_unavailable", ca=issuer.name, error=str(error))
-                continue
-            opened.callback(signer.close)
-            signers[issuer.id] = signer
-            for warning in signer.warnings:
-                log.warning("signer_warning", ca=issuer.name, text=warning)
-        if ended is not None and not signers and not skip_failing:
+                    log.error("signer_unavailable", ca=issuer.name, error=str(error))
+                    continue
+                opened.callback(signer.close)
+                signers[issuer.id] = signer
+                _log_warnings(issuer, signer)
+                break
+            if ocsp.next is not None and now < ocsp.next.start:
+                try:
+                    with closing(open_configured(ocsp.next, issuer, config, config_file, now)) as signer:
+                        _log_warnings(issuer, signer)
+                except SignerUnavailable as error:  # its token may be there in time
+                    log.warning("next_signer_unusable", ca=issuer.name, error=str(error))
+        if ended is not None and not signers:
             raise ended
         yield issuers, signers
+
+
+def _log_warnings(issuer: Issuer, signer: ResponseSigner) -> None:
+    for warning in signer.warnings:
+        log.warning("signer_warning", ca=issuer.name, text=warning)

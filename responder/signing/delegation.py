@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, PublicKeyAl
 
 from fastpath.ocsp_response import ResponseTemplate
 from responder.clock import format_utc
-from responder.config import DAY_S, CAConfig
+from responder.config import DAY_S, CAConfig, SignerConfig
 from responder.errors import ConfigError, SignerEnded, SignerUnavailable
 from responder.issuers import Issuer, extension_octets, issuer_name, load_certificate, public_key_octets
 from responder.signing.algorithms import (
@@ -74,24 +74,28 @@ class ResponseSigner:
         self.signer.close()
 
 
-def open_response_signer(ca: CAConfig, issuer: Issuer, data_dir: Path, now: float, config_file: str) -> ResponseSigner:
-    """Open a CA's signer, check that it may sign, and try it once before anything is served.
+def open_response_signer(
+    ca: CAConfig, issuer: Issuer, data_dir: Path, now: float, config_file: str, using: SignerConfig | None = None
+) -> ResponseSigner:
+    """Open a CA's signer (``using``, by default ``ca.ocsp``), check that it may sign, and try it once before it is used.
 
     Raises ConfigError where key, certificate and CA do not belong together or a rule forbids it, SignerUnavailable
     where the key cannot be used now; one line each.
     """
+    using = using or ca.ocsp
     certificate_der: bytes | None = None
-    if ca.ocsp.certificate is not None:
-        certificate_der = load_certificate(ca.ocsp.certificate, config_file, f"ca[{ca.name}].ocsp.certificate")
+    if using.certificate is not None:
+        certificate_der = load_certificate(using.certificate, config_file, f"ca[{ca.name}].{using.table}.certificate")
     shown = x509.load_der_x509_certificate(certificate_der or issuer.certificate_der)
     try:
         known = [shown.public_key()]
     except (ValueError, UnsupportedAlgorithm):
         known = []  # check_signer_certificate says what is wrong with it
-    signer = open_signer(ca, data_dir, config_file, known, rsa_padding_of(ca, shown, config_file))
+    padding = rsa_padding_of(ca, shown, config_file, using)
+    signer = open_signer(ca, data_dir, config_file, known, padding, using)
     try:
         warnings = check_signer_certificate(
-            issuer, certificate_der, signer.public_key_der, ca.profile, now, config_file
+            issuer, certificate_der, signer.public_key_der, ca.profile, now, config_file, using
         )
         prove_signer(signer)
         template = ResponseTemplate(
@@ -103,16 +107,21 @@ def open_response_signer(ca: CAConfig, issuer: Issuer, data_dir: Path, now: floa
         signer.close()
         raise
     not_after = int(shown.not_valid_after_utc.timestamp())
+    following = ca.ocsp.next
+    if using is ca.ocsp and following is not None and not_after < following.start:
+        gap = f"from {format_utc(not_after)} to {format_utc(following.start)} (ocsp.next.from)"
+        warnings.append(f"{using.certificate or ca.certificate} ends before ocsp.next takes over: nobody signs {gap}")
     return ResponseSigner(
         signer=signer,
         certificate_der=certificate_der,
         template=template,
-        signer_id=hashlib.sha256((certificate_der or b"") + template.to_bytes()).hexdigest()[:16],
+        # A CA's renewed certificate makes it another signer, though its answers carry none: it ends at another time.
+        signer_id=hashlib.sha256((certificate_der or issuer.certificate_der) + template.to_bytes()).hexdigest()[:16],
         # Mozilla policy §6: nextUpdate is not past the notAfter of any certificate in certs or, where certs is
         # absent, of the CA's.
         latest_next_update=not_after,
         not_after=not_after,
-        warnings=(*warnings, *secret_file_warnings(ca)),
+        warnings=(*warnings, *secret_file_warnings(using)),
     )
 
 
@@ -127,12 +136,15 @@ def prove_signer(signer: Signer) -> None:
         raise SignerUnavailable("the key signs, but its signature does not verify with its public key")
 
 
-def rsa_padding_of(ca: CAConfig, certificate: x509.Certificate, config_file: str) -> RSAPadding | None:
-    """Return how the key of the CA's signer pads; None: as its kind does by default.
+def rsa_padding_of(
+    ca: CAConfig, certificate: x509.Certificate, config_file: str, using: SignerConfig | None = None
+) -> RSAPadding | None:
+    """Return how the key of the CA's signer (``using``, by default ``ca.ocsp``) pads; None: as its kind does by default.
 
     Raises ConfigError where the certificate binds the key to PSS, and not to the form that is signed here.
     """
-    configured = ca.ocsp.rsa_padding
+    using = using or ca.ocsp
+    configured = using.rsa_padding
     if certificate.public_key_algorithm_oid != PublicKeyAlgorithmOID.RSASSA_PSS:
         return configured
     # RFC 4055 §1.2: such a key makes PSS signatures only; §3.3: its parameters bind hash and mask, and the salt from below.
@@ -152,8 +164,8 @@ def rsa_padding_of(ca: CAConfig, certificate: x509.Certificate, config_file: str
         problem = (
             f"its key is bound to another PSS than SHA-256 with a salt of {PSS_SALT_OCTETS} octets (RFC 4055 §3.3)"
         )
-    where, file = ("ocsp.certificate", ca.ocsp.certificate) if ca.ocsp.certificate else ("certificate", ca.certificate)
-    raise ConfigError(config_file, f"ca[{ca.name}].{where}", f"{file}: {problem}")
+    where = f"{using.table}.certificate" if using.certificate else "certificate"
+    raise ConfigError(config_file, f"ca[{ca.name}].{where}", f"{using.certificate or ca.certificate}: {problem}")
 
 
 def check_signer_certificate(
@@ -163,14 +175,17 @@ def check_signer_certificate(
     profile: str,
     now: float,
     config_file: str,
+    using: SignerConfig | None = None,
 ) -> list[str]:
     """Check that the key may sign answers for ``issuer``; returns warnings, raises ConfigError for the first violation.
 
     ``signer_certificate_der`` None: the CA itself signs. ``public_key_der`` is the key's own SubjectPublicKeyInfo.
+    ``using`` is where both are configured, by default ``ocsp``.
     """
     delegated = signer_certificate_der is not None
-    file = issuer.config.ocsp.certificate if delegated else issuer.config.certificate
-    key = f"ca[{issuer.name}].ocsp.certificate" if delegated else f"ca[{issuer.name}].certificate"
+    using = using or issuer.config.ocsp
+    file = using.certificate if delegated else issuer.config.certificate
+    key = f"ca[{issuer.name}].{using.table}.certificate" if delegated else f"ca[{issuer.name}].certificate"
     check = _Check(
         x509.load_der_x509_certificate(signer_certificate_der or issuer.certificate_der),
         config_file,

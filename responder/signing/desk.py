@@ -66,16 +66,22 @@ class Desk:
 
 
 def open_desks(store: Store, issuers: Issuers, signers: Mapping[str, ResponseSigner], clock: Clock) -> dict[str, Desk]:
-    """Set up a desk for each CA that has a signer (``signers`` by the CA's id in the store).
-
-    Stores what workers need to put their answers together: that has to be there before the first answer.
-    """
+    """Set up a desk for each CA that has a signer (``signers`` by the CA's id in the store); raises StoreUnavailable."""
     desks: dict[str, Desk] = {}
     for issuer in issuers:
         signer = signers.get(issuer.id)
         if signer is None:
             continue
-        store.put_signer(signer.signer_id, signer.template.to_bytes(), signer.certificate_der or issuer.certificate_der)
-        metrics.SIGNER_NOT_AFTER.labels(issuer.name).set(signer.not_after)
-        desks[issuer.id] = Desk(issuer, Terms.of(issuer), signer, Press(issuer.name, signer.signer, clock))
+        put_desk(desks, store, issuer, signer, clock)
     return desks
+
+
+def put_desk(desks: dict[str, Desk], store: Store, issuer: Issuer, signer: ResponseSigner, clock: Clock) -> None:
+    """Put a CA's desk, with this signer, in the place of the one it had; raises StoreUnavailable, and changes nothing.
+
+    A desk is replaced whole: what was begun at the old one is finished with its key and its certificate. Stores what
+    workers need to put the signer's answers together, which has to be there before the first of them.
+    """
+    store.put_signer(signer.signer_id, signer.template.to_bytes(), signer.certificate_der or issuer.certificate_der)
+    metrics.SIGNER_NOT_AFTER.labels(issuer.name).set(signer.not_after)
+    desks[issuer.id] = Desk(issuer, Terms.of(issuer), signer, Press(issuer.name, signer.signer, clock))

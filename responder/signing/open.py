@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from responder.config import CAConfig
+from responder.config import CAConfig, SignerConfig
 from responder.errors import ConfigError
 from responder.signing.algorithms import RSAPadding
 from responder.signing.pins import PinSource
@@ -23,15 +23,16 @@ def open_signer(
     config_file: str,
     known_public_keys: Sequence[PublicKeyTypes] = (),
     rsa_padding: RSAPadding | None = None,
+    using: SignerConfig | None = None,
 ) -> Signer:
-    """Open the key of ``ca.ocsp``; close it when done.
+    """Open the key of ``using``, by default that of ``ca.ocsp``; close it when done.
 
     ``known_public_keys``: the certificate's, for a token that does not hold the public key. ``rsa_padding``: what
     configuration and certificate say together (delegation.rsa_padding_of). Raises ConfigError where the operator must
     mend something, SignerUnavailable where the token is not there now or refused the PIN.
     """
-    ocsp = ca.ocsp
-    table = f"ca[{ca.name}].ocsp"
+    ocsp = using or ca.ocsp
+    table = f"ca[{ca.name}].{ocsp.table}"
     if not ocsp.key.startswith("pkcs11:"):
         passphrase = PinSource(
             config_file, table, f"passphrase of {ocsp.key}", pin_file=ocsp.pin_file, pin_env=ocsp.pin_env
@@ -55,11 +56,11 @@ def open_signer(
     return open_hsm_key(uri, pin, data_dir, config_file, f"{table}.key", known_public_keys, rsa_padding)
 
 
-def secret_file_warnings(ca: CAConfig) -> list[str]:
+def secret_file_warnings(ocsp: SignerConfig) -> list[str]:
     """Say which key and PIN files others than their owner may read; no reason to refuse, since groups may be meant."""
-    files = [ca.ocsp.pin_file] if ca.ocsp.pin_file else []
-    if not ca.ocsp.key.startswith("pkcs11:"):
-        files.append(Path(ca.ocsp.key))
+    files = [ocsp.pin_file] if ocsp.pin_file else []
+    if not ocsp.key.startswith("pkcs11:"):
+        files.append(Path(ocsp.key))
     return [
         f"{path} can be read by every user of this machine (mode {stat.S_IMODE(mode):04o})"
         for path in files

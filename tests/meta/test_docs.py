@@ -54,12 +54,14 @@ def example_dir(tmp_path: Path, pki: Callable[..., PKI]) -> Path:
         "ocsp.pem": ca.signer.certificate_path,
         "ocsp-2025.pem": ca.signer.certificate_path,
         "ocsp.key": ca.signer.key_path,
+        "ocsp-2027.pem": ca.signer.certificate_path,
+        "ocsp-2027.key": ca.signer.key_path,
     }
     for name, source in files.items():
         (tmp_path / name).write_bytes(source.read_bytes())
     for name in ("redis", "serve", "follow", "presign"):
         (tmp_path / f"{name}.password").write_text("secret\n")
-    for name in ("ocsp.pin", "token.pin"):
+    for name in ("ocsp.pin", "ocsp-2027.pin", "token.pin"):
         (tmp_path / name).write_text("1234\n")
     for name in ("index.txt", "index-2025.txt"):
         (tmp_path / name).write_text("")
@@ -84,7 +86,7 @@ def walk(model: type[BaseModel], raw: dict[str, Any], path: str = "") -> Iterato
     for name, field in model.model_fields.items():
         kind = generate.kind_of(field.annotation, field.metadata)
         dotted = f"{path}{name}"
-        value = raw.get(name)
+        value = raw.get(field.alias or name)
         yield dotted, field, value
         if kind.model is not None:
             inner = value[0] if kind.is_list and value else value

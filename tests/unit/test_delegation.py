@@ -524,7 +524,7 @@ def test_open_direct(tmp_path: Path) -> None:
     assert opened.template.certs_der == ()
     assert opened.template.responder_key_hash == ca.key_hash
     assert opened.latest_next_update == NOW + 100 * DAY_S
-    assert opened.signer_id == hashlib.sha256(opened.template.to_bytes()).hexdigest()[:16]
+    assert opened.signer_id == hashlib.sha256(ca.certificate_der + opened.template.to_bytes()).hexdigest()[:16]
     opened.close()
 
 
