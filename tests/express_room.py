@@ -11,7 +11,7 @@ import base64
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +36,7 @@ from responder.ocsp.answer import (
     question_of,
     terms_of,
 )
+from responder.ocsp.on_demand import Done
 from responder.roles.worker import build_edge
 from tests.http_wire import NOW, Reply, Wire, parse_replies
 from tests.pki import DAY_S, PKI, make_ca, make_signer, sign
@@ -127,7 +128,10 @@ class _Live:
     def __init__(self, room: ExpressRoom) -> None:
         self._room = room
 
-    async def ask(self, questions: Sequence[Question], nonce_octets: bytes | None) -> LiveAnswer | Outcome:
+    def ask(self, questions: Sequence[Question], nonce_octets: bytes | None, done: Done) -> None:
+        done(self._answer(questions, nonce_octets))
+
+    def _answer(self, questions: Sequence[Question], nonce_octets: bytes | None) -> LiveAnswer | Outcome:
         kept = self._room.live.get(questions[0].cert_id_der)
         if kept is None or len(questions) > 1 or nonce_octets is not None:
             return Outcome.NOT_SIGNED
@@ -177,7 +181,6 @@ ocsp = {{ key = "old/ca.key", max_blind = "30m" }}
         self.stored = _Shelf(self)
         self.endpoint._stored = cast("Any", self.stored)
         self.endpoint._on_demand = cast("Any", _Live(self))
-        self.endpoint._start = cast("Any", _run_at_once)
         self.see_journal()
         self.kept: list[Kept] = []
         self.shelf: dict[bytes, Kept] = {}
@@ -332,16 +335,6 @@ ocsp = {{ key = "old/ca.key", max_blind = "30m" }}
         """Send whole requests in one read; every way must take them, and the lane must answer all of it itself."""
         assert type(self.lane.read(stream)) in (bytes, tuple), stream
         return parse_replies(self.run(stream).out)
-
-
-def _run_at_once(asking: Coroutine[Any, Any, Any], done: Callable[[Any], None]) -> None:
-    """Finish a coroutine that waits for nothing."""
-    try:
-        asking.send(None)
-    except StopIteration as stop:
-        done(stop.value)
-    else:
-        raise AssertionError("it waits for something")
 
 
 def _serial(number: int, size: int) -> bytes:

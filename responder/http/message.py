@@ -55,6 +55,16 @@ class _DateLine:
 date_line = _DateLine()
 
 
+def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Spell fields as lines of a head; raises ValueError for a line break in one."""
+    lines = b""
+    for name, value in fields:
+        if b"\r" in value or b"\n" in value or b"\r" in name or b"\n" in name:
+            raise ValueError(f"line break in field {name!r}: {value!r}")
+        lines += name + b": " + value + b"\r\n"
+    return lines
+
+
 class Request:
     """One whole request, framed and checked; its parts are the client's bytes.
 
@@ -110,13 +120,18 @@ class Response:
 
     def __init__(self, status: int, body: bytes = b"", fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """``fields`` without Date, Content-Length and Connection; raises ValueError for a line break in one."""
+        self._fill(status, body, field_lines(fields))
+
+    @classmethod
+    def of_lines(cls, status: int, body: bytes, lines: bytes) -> Response:
+        """Make a response whose fields are spelled already, by ``field_lines``."""
+        made = cls.__new__(cls)
+        made._fill(status, body, lines)
+        return made
+
+    def _fill(self, status: int, body: bytes, lines: bytes) -> None:
         self.status = status
         self.body = body
-        lines = b""
-        for name, value in fields:
-            if b"\r" in value or b"\n" in value or b"\r" in name or b"\n" in name:
-                raise ValueError(f"line break in field {name!r}: {value!r}")
-            lines += name + b": " + value + b"\r\n"
         if status not in _NO_CONTENT_LENGTH:
             # RFC 9110 §8.6: no Content-Length in a 204; in a 304 it is optional.
             lines += b"Content-Length: %d\r\n" % len(body)

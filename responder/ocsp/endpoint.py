@@ -2,17 +2,16 @@
 
 ``DECISIONS`` is the only place that says what an outcome is on the wire; docs/decisions.md shows it to operators.
 A ready answer is replied before ``handle`` returns, and most never come here (responder/ocsp/ready.py); one that Redis
-has comes through callbacks; a Task is made only for what has to be signed. Knows no key. RFC 6960 §2.3, §4.2; RFC 9919
+has, or the presigner makes, comes through callbacks. Knows no key. RFC 6960 §2.3, §4.2; RFC 9919
 §3, §7.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from prometheus_client import Counter
 
@@ -197,7 +196,8 @@ class OCSPEndpoint:
         self._stored = stored
         self._on_demand = on_demand
         self._tally = tally
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked_live = 0  # and not answered yet
+        self._drained: asyncio.Event | None = None
 
     def handle(self, request: Request, reply: Callable[[Response], None]) -> None:
         """Answer a GET, HEAD or POST; replies before it returns where the answer is ready."""
@@ -252,7 +252,7 @@ class OCSPEndpoint:
             if nonce_octets is None:
                 self._stored.fetch(first, partial(self._fetched, first, done, may_ask_live=True))
                 return None
-        self._start(self._ask_live(questions, nonce_octets), done)
+        self._ask_live(questions, nonce_octets, done)
         return None
 
     def fetch(self, question: Question, reply: Callable[[Response], None], message: Callable[[], bytes | None]) -> None:
@@ -280,19 +280,6 @@ class OCSPEndpoint:
             reply(PreparedResponse(octets))
         else:
             self._fetched(question, partial(self._reply, reply), found, may_ask_live=True)
-
-    def _start(self, asking: Coroutine[Any, Any, Result], done: Callable[[Result], None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._finish(asking, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _finish(self, asking: Coroutine[Any, Any, Result], done: Callable[[Result], None]) -> None:
-        try:
-            result = await asking
-        except Exception:
-            log.exception("query_failed")
-            result = refused(Outcome.INTERNAL)
-        done(result)
 
     def _known_absent(self, question: Question) -> bool:
         return (
@@ -339,7 +326,7 @@ class OCSPEndpoint:
             elif (refusal := self._refusal_of(question, found)) is not None:
                 result = refused(refusal)
             elif may_ask_live:
-                self._start(self._ask_live([question], None), done)
+                self._ask_live([question], None, done)
                 return
             else:
                 result = refused(Outcome.NOT_SIGNED)
@@ -351,9 +338,36 @@ class OCSPEndpoint:
             result = refused(Outcome.INTERNAL)
         done(result)
 
-    async def _ask_live(self, questions: list[Question], nonce_octets: bytes | None) -> Result:
-        """Have it signed; where that cannot be, RFC 9919 §3.2.1 wants the most complete answer there is."""
-        live = await self._on_demand.ask(questions, nonce_octets)
+    def _ask_live(self, questions: list[Question], nonce_octets: bytes | None, done: Callable[[Result], None]) -> None:
+        """Have it signed."""
+        self._asked_live += 1
+        self._on_demand.ask(questions, nonce_octets, partial(self._signed_live, questions, nonce_octets, done))
+
+    def _signed_live(
+        self,
+        questions: list[Question],
+        nonce_octets: bytes | None,
+        done: Callable[[Result], None],
+        live: LiveAnswer | Outcome,
+    ) -> None:
+        """Go on with what the presigner said; without it RFC 9919 §3.2.1 wants the most complete answer there is."""
+        self._asked_live -= 1
+        try:
+            result = self._from_live(questions, nonce_octets, live)
+            if result is None:
+                self._stored.fetch(questions[0], partial(self._fetched, questions[0], done, may_ask_live=False))
+        except Exception:
+            log.exception("query_failed")
+            result = refused(Outcome.INTERNAL)
+        if result is not None:
+            done(result)
+        if not self._asked_live and self._drained is not None:
+            self._drained.set()
+
+    def _from_live(
+        self, questions: list[Question], nonce_octets: bytes | None, live: LiveAnswer | Outcome
+    ) -> Result | None:
+        """Return the answer; None: the store may have a ready one."""
         if isinstance(live, LiveAnswer):
             return self._leave_live(questions, live)
         if nonce_octets is None or len(questions) > 1 or DECISIONS[live].response_status is not _S.TRY_LATER:
@@ -361,14 +375,7 @@ class OCSPEndpoint:
         # BR §4.9.9 and RFC 9654 §2.1 leave it to us; a shop that needs the nonce says so.
         if questions[0].issuer.config.ocsp.nonce == "required":
             return refused(live)
-        ready = self._from_table(questions[0])
-        if ready is not None:
-            return ready
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._stored.fetch(
-            questions[0], partial(self._fetched, questions[0], partial(_fulfil, future), may_ask_live=False)
-        )
-        return await future
+        return self._from_table(questions[0])
 
     def _refusal_of(self, question: Question, found: NotReady) -> Outcome | None:
         """Say why a serial without a stored answer gets none made for it either; None: ask the presigner."""
@@ -404,8 +411,9 @@ class OCSPEndpoint:
 
     async def drain(self) -> None:
         """Wait until every query that was taken is answered."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        self._drained = asyncio.Event()
+        if self._asked_live:
+            await self._drained.wait()
 
 
 def refused(outcome: Outcome) -> Result:

@@ -9,19 +9,20 @@ seconds. Called by the endpoint; holds no key.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from fastpath.answer_table import AbsentTable, AnswerTable
+from fastpath.live_wire import check_answer
 from responder import live
 from responder.clock import Clock
 from responder.errors import StoreUnavailable
 from responder.http.caching import CachedResponse
-from responder.http.message import Response
+from responder.http.message import Response, field_lines
 from responder.live import Reply, ReplyKind
 from responder.log import get_logger
 from responder.metrics import LIVE_QUESTIONS
+from responder.model import CertStatus
 from responder.ocsp.answer import OCSP_RESPONSE_TYPE, LiveAnswer, Outcome, Question, terms_of
-from responder.ocsp.live_check import check_live_answer
 from responder.store.layout import could_hold, partition_of
 from responder.store.redis_store import EdgeStore
 
@@ -31,33 +32,37 @@ PROBE_S = 1.0  # while the presigner is silent: how often it is asked all the sa
 MAX_ASKED = 3  # times that one question is asked whose bucket the journal keeps naming
 FIRST_ID = b"0-0"  # the stream is this process's own: nothing in it is older than the first question
 _IDS = 2**32
+_PRIVATE_LINES = field_lines(
+    (
+        (b"Content-Type", OCSP_RESPONSE_TYPE),
+        (b"Cache-Control", b"max-age=0, private, no-transform, must-revalidate"),
+    )
+)
+
+
+Done = Callable[[LiveAnswer | Outcome], None]
+_CERT_STATUSES = tuple(CertStatus)  # by number
+_ASKED, _REFUSED, _TIMEOUT = (LIVE_QUESTIONS.labels(event) for event in ("asked", "refused", "timeout"))
 
 
 class _Pending:
     """One question on its way. ``outdated``: the journal has named the bucket of one of its serials since it was sent."""
 
-    __slots__ = ("asked", "deadline", "future", "hashes", "nonce_octets", "outdated", "questions", "sent_at")
+    __slots__ = ("asked", "deadline", "nonce_octets", "outdated", "questions", "sent_at", "waiting")
 
-    def __init__(
-        self,
-        questions: Sequence[Question],
-        nonce_octets: bytes | None,
-        future: asyncio.Future[LiveAnswer | Outcome],
-        deadline: float,
-    ) -> None:
+    def __init__(self, questions: Sequence[Question], nonce_octets: bytes | None, done: Done) -> None:
         self.questions = questions
         self.nonce_octets = nonce_octets
-        self.future = future
-        self.deadline = deadline  # of the loop's clock
-        self.hashes = [question.serial_hash for question in questions]
+        self.waiting = [done]
         self.asked = 0
+        self.deadline = 0.0  # of the loop's clock
         self.outdated = False
         self.sent_at = 0.0  # monotonic
 
     @property
     def key(self) -> tuple[bytes, ...]:
         """What makes two questions without nonce the same one."""
-        return tuple(question.cert_id_der for question in self.questions)
+        return tuple([question.cert_id_der for question in self.questions])
 
     @property
     def ca(self) -> str:
@@ -75,63 +80,77 @@ class OnDemandSource:
         self._table = table
         self._absent = absent
         self._pending: dict[int, _Pending] = {}
-        self._shared: dict[tuple[bytes, ...], asyncio.Future[LiveAnswer | Outcome]] = {}
-        self._waiting: list[int] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._shared: dict[tuple[bytes, ...], _Pending] = {}
+        self._fresh: list[int] = []  # of this tick
+        self._unsent: list[int] = []  # of ticks before, while an entry is on its way to Redis
+        self._sending: asyncio.Task[None] | None = None
         self._next_id = 0
         self._heard_at = float("-inf")  # monotonic, of the last reply
         self._silent = False
         self._probe_at = 0.0
         self._wanted = asyncio.Event()  # set while replies are to be read
 
-    async def ask(self, questions: Sequence[Question], nonce_octets: bytes | None) -> LiveAnswer | Outcome:
-        """Have CertIDs of one issuer and one hash algorithm answered in one response; never raises.
+    def ask(self, questions: Sequence[Question], nonce_octets: bytes | None, done: Done) -> None:
+        """Have CertIDs of one issuer and one hash algorithm answered in one response; ``done`` is called once, now or later.
 
-        Returns an Outcome where there is no answer: NOT_SIGNED, BUSY or UNASSIGNED.
+        It gets an Outcome where there is no answer: NOT_SIGNED, BUSY or UNASSIGNED, or what went wrong here.
         """
-        pending = _Pending(questions, nonce_octets, asyncio.get_running_loop().create_future(), 0.0)
+        pending = _Pending(questions, nonce_octets, done)
         if nonce_octets is None:
             shared = self._shared.get(pending.key)
             if shared is not None:
-                return await shared
+                shared.waiting.append(done)
+                return
         if len(self._pending) >= live.MAX_QUESTIONS:
-            LIVE_QUESTIONS.labels("refused").inc()
-            return Outcome.BUSY
-        now = self._clock.monotonic()
+            _REFUSED.inc()
+            done(Outcome.BUSY)
+            return
         if self._silent:
+            now = self._clock.monotonic()
             if now < self._probe_at:
-                LIVE_QUESTIONS.labels("refused").inc()
-                return Outcome.NOT_SIGNED
+                _REFUSED.inc()
+                done(Outcome.NOT_SIGNED)
+                return
             self._probe_at = now + PROBE_S
         if nonce_octets is None:
-            self._shared[pending.key] = pending.future
+            self._shared[pending.key] = pending
         pending.deadline = asyncio.get_running_loop().time() + live.QUESTION_TIMEOUT_S
-        LIVE_QUESTIONS.labels("asked").inc()
         self._enqueue(pending)
-        return await pending.future
 
     # --- questions ------------------------------------------------------------------------------------------------
 
     def _enqueue(self, pending: _Pending) -> None:
-        # Asked again, it gets another id: the reply to the first must not be taken for the second's.
+        # Asked again, it gets another id: the reply to the first must not be taken for the second's. But no more time.
         self._next_id = (self._next_id + 1) % _IDS
         pending.asked += 1
         pending.outdated = False
-        pending.sent_at = self._clock.monotonic()
         self._pending[self._next_id] = pending
-        if not self._waiting:
+        if not self._fresh:
             # call_soon: after every read of this tick has brought its queries.
             asyncio.get_running_loop().call_soon(self._send)
-        self._waiting.append(self._next_id)
+        self._fresh.append(self._next_id)
         self._wanted.set()
 
     def _send(self) -> None:
-        ids, self._waiting = self._waiting, []
-        loop = asyncio.get_running_loop()
-        loop.call_at(max(self._pending[one].deadline for one in ids), self._expire, ids)
-        task = loop.create_task(self._send_batch(ids))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        ids, self._fresh = self._fresh, []
+        now, loop = self._clock.monotonic(), asyncio.get_running_loop()
+        asked = [self._pending[one] for one in ids]
+        for pending in asked:
+            pending.sent_at = now
+        _ASKED.inc(len(ids))
+        loop.call_at(max([pending.deadline for pending in asked]), self._expire, ids)
+        self._unsent += ids
+        if self._sending is None:
+            self._sending = loop.create_task(self._send_all())
+
+    async def _send_all(self) -> None:
+        """Send what waits, one entry after another: the busier Redis is, the more questions an entry holds."""
+        try:
+            while self._unsent:
+                ids, self._unsent = self._unsent, []
+                await self._send_batch(ids)
+        finally:
+            self._sending = None
 
     async def _send_batch(self, ids: list[int]) -> None:
         questions = [
@@ -139,7 +158,7 @@ class OnDemandSource:
                 one,
                 pending.ca,
                 pending.questions[0].hash_name,
-                tuple(question.serial_octets for question in pending.questions),
+                tuple([question.serial_octets for question in pending.questions]),
                 pending.nonce_octets,
             )
             for one in ids
@@ -162,7 +181,7 @@ class OnDemandSource:
             pending = self._pending.get(one)
             if pending is None:
                 continue
-            LIVE_QUESTIONS.labels("timeout").inc()
+            _TIMEOUT.inc()
             if self._heard_at < pending.sent_at and not self._silent:
                 log.warning("presigner_silent", seconds=live.QUESTION_TIMEOUT_S)
                 self._silent = True
@@ -173,11 +192,15 @@ class OnDemandSource:
         pending = self._pending.pop(one, None)
         if not self._pending:
             self._wanted.clear()
-        if pending is None or pending.future.done():
+        if pending is None:
             return
         if pending.nonce_octets is None:
             self._shared.pop(pending.key, None)
-        pending.future.set_result(result)
+        for done in pending.waiting:
+            try:
+                done(result)
+            except Exception:  # a mistake about one query must not cost the others their answers
+                log.exception("query_failed")
 
     # --- replies --------------------------------------------------------------------------------------------------
 
@@ -221,12 +244,13 @@ class OnDemandSource:
         questions, first = pending.questions, pending.questions[0]
         if reply.kind is ReplyKind.UNAUTHORIZED:
             if len(questions) == 1:
-                self._absent.put(pending.ca, first.serial_octets, pending.hashes[0])
+                self._absent.put(pending.ca, first.serial_octets, first.serial_hash)
             return Outcome.UNASSIGNED
         if reply.kind is not ReplyKind.ANSWER or reply.next_update <= self._clock.now():
             return Outcome.NOT_SIGNED
         try:
-            cert_status = check_live_answer(questions, pending.nonce_octets, reply.response_der)
+            cert_ids = [question.cert_id_der for question in questions]
+            cert_status = _CERT_STATUSES[check_answer(cert_ids, pending.nonce_octets, reply.response_der)]
         except ValueError as error:
             log.error("live_answer_refused", error=str(error), ca=first.issuer.name)
             return Outcome.INTERNAL
@@ -259,7 +283,7 @@ class OnDemandSource:
         _outdate(
             pending
             for pending in self._pending.values()
-            if pending.ca == ca and any(could_hold(bucket, hash_value) for hash_value in pending.hashes)
+            if pending.ca == ca and any(could_hold(bucket, question.serial_hash) for question in pending.questions)
         )
 
     def drop_partition(self, partition: int) -> None:
@@ -267,7 +291,7 @@ class OnDemandSource:
         _outdate(
             pending
             for pending in self._pending.values()
-            if any(partition_of(hash_value) == partition for hash_value in pending.hashes)
+            if any(partition_of(question.serial_hash) == partition for question in pending.questions)
         )
 
     def clear(self) -> None:
@@ -285,11 +309,4 @@ def _private_response(response_der: bytes) -> Response:
 
     RFC 6960 §4.4.1: a nonce answer is of no use to others. RFC 9919 §7.2: no no-store on an authoritative answer.
     """
-    return Response(
-        200,
-        response_der,
-        (
-            (b"Content-Type", OCSP_RESPONSE_TYPE),
-            (b"Cache-Control", b"max-age=0, private, no-transform, must-revalidate"),
-        ),
-    )
+    return Response.of_lines(200, response_der, _PRIVATE_LINES)

@@ -30,7 +30,7 @@ from responder.store.redis_store import Store
 
 log = get_logger(__name__)
 
-IDLE_BLOCK_MS = 50  # how long to wait for questions when nothing is due; a revocation waits no longer either
+IDLE_S = 0.05  # how long to answer questions alone when nothing is due; a revocation waits no longer either
 STORE_RETRY_FIRST_S = 0.05  # a connection that was cut is made anew at once: a revocation may wait for its signature
 STORE_RETRY_MOST_S = 0.5
 
@@ -89,7 +89,7 @@ def _sign(store: Store, watch: SignerWatch, clock: Clock, stop: Stop) -> None:
             for issuer, signer in watch.look():
                 put_desk(presigner.desks, store, issuer, signer, clock)
             made = presigner.run_once()
-            live.poll(None if made else IDLE_BLOCK_MS)
+            live.serve(0.0 if made else IDLE_S)
     except _Stopped:
         return
 

@@ -7,10 +7,8 @@ without nonce, of a status that the store knows, is stored. Called by the presig
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastpath.ocsp_response import (
@@ -39,13 +37,11 @@ from responder.signing.clock_guard import ClockGuard
 from responder.signing.desk import Desk
 from responder.signing.planning import free_slot
 from responder.store.layout import DUE_ASKED_FOR, STORED_HASHES
-from responder.store.redis_store import Store
-from responder.store.values import CAInfo, Located, SignedAnswer
+from responder.store.redis_store import Sight, Store, Watch
+from responder.store.values import CAInfo, SignedAnswer
 
 log = get_logger(__name__)
 
-GROUP = "presign"  # the consumer group: each question is answered by one presigning role
-CONSUMER = "presign"  # one name for all: nobody takes over another's questions, which are void in two seconds
 READ_ENTRIES = 20  # of the stream at a time, each a tick of one worker's loop
 QUEUE_MOST = 4 * MAX_QUESTIONS  # questions held here; more are left in the stream
 SHA256_NOTED_EVERY = 8  # times in a validity that a SHA-256 question is written down
@@ -59,14 +55,13 @@ class _Waiting(NamedTuple):
     void_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """What is to be signed for one question. ``serials``: whose statuses must be the same afterwards."""
+class _Draft(NamedTuple):
+    """What is to be signed for one question. ``texts``: the statuses of its serials, which must be the same afterwards."""
 
     waiting: _Waiting
-    desk: Desk
     moment: Moment
-    located: list[Located]
+    texts: list[str | None]
+    bucket: int  # of the first serial
     singles: list[Wanted]
     message: bytes
 
@@ -83,7 +78,7 @@ class _Draft:
             question.nonce_octets is None
             and len(question.serials) == 1
             and question.hash_name in STORED_HASHES
-            and self.located[0].text is not None
+            and self.texts[0] is not None
         )
 
 
@@ -96,35 +91,58 @@ class LiveSigner:
         self._clock = clock
         self._guard = guard
         self._queue: deque[_Waiting] = deque()
+        self._bits: dict[str, int | None] = {}  # by CA: of its buckets, as they were last seen
+
+    def serve(self, for_s: float) -> None:
+        """Answer questions for that long, at least one slice of those that wait. Raises StoreUnavailable."""
+        until = self._clock.monotonic() + for_s
+        while (left := until - self._clock.monotonic()) > 0:
+            self.poll(int(left * 1000) + 1)
+        self.poll()
 
     def poll(self, block_ms: int | None = None) -> int:
-        """Read questions and answer one slice of them; returns the signatures made.
+        """Take questions and answer one slice of them; returns the signatures made.
 
         ``block_ms``: how long to wait for questions where none wait here. Raises StoreUnavailable.
         """
-        self._read(None if self._queue else block_ms)
+        if not self._queue:
+            self._exchange([], [])
+            if not self._queue and block_ms is not None:
+                self._store.await_live(block_ms)
+                self._exchange([], [])
         if not self._queue:
             return 0
         size = min((self._desks[ca].press.slice_size for ca in self._desks), default=1)
         taken = [self._queue.popleft() for _ in range(min(max(1, size), len(self._queue)))]
-        metrics.LIVE_QUEUE.set(len(self._queue))
         now = self._clock.monotonic()
         current = [one for one in taken if one.void_at > now]
-        metrics.LIVE_REPLIES.labels("too_old").inc(len(taken) - len(current))
-        if not current:
-            return 0
+        if len(current) < len(taken):
+            metrics.LIVE_REPLIES.labels("too_old").inc(len(taken) - len(current))
         replies, made = self._answer(current)
-        self._reply(current, replies)
+        self._exchange(current, replies)
         return made
 
-    def _read(self, block_ms: int | None) -> None:
-        if len(self._queue) >= QUEUE_MOST:
-            return
-        layout = self._store.layout
-        entries = self._store.xreadgroup(layout.ask(), GROUP, CONSUMER, count=READ_ENTRIES, block_ms=block_ms)
-        if not entries:
-            return
-        self._store.xack(layout.ask(), GROUP, [entry_id for entry_id, _ in entries])
+    def _exchange(self, asked: Sequence[_Waiting], replies: Sequence[Reply]) -> None:
+        """Reply, and take the questions that came meanwhile, in one trip."""
+        by_worker: dict[str, list[Reply]] = {}
+        kinds = dict.fromkeys(ReplyKind, 0)
+        for one, reply in zip(asked, replies, strict=True):
+            by_worker.setdefault(one.worker, []).append(reply)
+            kinds[reply.kind] += 1
+        entries = self._store.exchange_live(
+            {worker: encode_replies(mine) for worker, mine in by_worker.items()},
+            REPLIES_MAXLEN,
+            REPLIES_EXPIRE_S,
+            0 if len(self._queue) >= QUEUE_MOST else READ_ENTRIES,
+        )
+        for kind, count in kinds.items():
+            if count:
+                metrics.LIVE_REPLIES.labels(kind.name.lower()).inc(count)
+        if entries:
+            self._queue_up(entries)
+        metrics.LIVE_QUEUE.set(len(self._queue))
+
+    def _queue_up(self, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> None:
         redis_now = self._clock.now() - self._guard.ahead_s
         monotonic = self._clock.monotonic()
         for entry_id, fields in entries:
@@ -137,21 +155,7 @@ class LiveSigner:
                 log.warning("question_not_understood", error=str(error))
                 continue
             void_at = monotonic + QUESTION_TIMEOUT_S - age_s
-            self._queue.extend(_Waiting(ask.worker, question, void_at) for question in ask.questions)
-        metrics.LIVE_QUEUE.set(len(self._queue))
-
-    def _reply(self, asked: Sequence[_Waiting], replies: Sequence[Reply]) -> None:
-        by_worker: dict[str, list[Reply]] = defaultdict(list)
-        for one, reply in zip(asked, replies, strict=True):
-            by_worker[one.worker].append(reply)
-            metrics.LIVE_REPLIES.labels(reply.kind.name.lower()).inc()
-        for worker, mine in by_worker.items():
-            self._store.xadd(
-                self._store.layout.replies(worker),
-                encode_replies(mine),
-                maxlen=REPLIES_MAXLEN,
-                expire_s=REPLIES_EXPIRE_S,
-            )
+            self._queue.extend([_Waiting(ask.worker, question, void_at) for question in ask.questions])
 
     # --- one slice of questions -------------------------------------------------------------------------------------
 
@@ -169,81 +173,90 @@ class LiveSigner:
             if desk is None:
                 replies |= {at: _try_later(asked[at]) for at in numbers}
                 continue
-            same: dict[object, list[int]] = defaultdict(list)
+            same: dict[object, list[int]] = {}
             for at in numbers:
                 question = asked[at].question
                 alone = question.nonce_octets is not None
-                same[at if alone else (question.hash_name, question.serials)].append(at)
+                same.setdefault(at if alone else (question.hash_name, question.serials), []).append(at)
             firsts = [asked[group[0]] for group in same.values()]
             try:
                 answered = self._answer_ca(desk, firsts)
             except StoreUnavailable as error:
                 log.warning("live_store_unavailable", ca=desk.issuer.name, error=str(error))
                 answered = [_try_later(one) for one in firsts]
-            made += sum(reply.kind is ReplyKind.ANSWER for reply in answered)
             for group, reply in zip(same.values(), answered, strict=True):
-                replies |= {at: _with_id(reply, asked[at].question.id) for at in group}
+                made += reply.kind is ReplyKind.ANSWER
+                replies[group[0]] = reply
+                for at in group[1:]:
+                    replies[at] = _with_id(reply, asked[at].question.id)
         return [replies[at] for at in range(len(asked))], made
 
     def _answer_ca(self, desk: Desk, asked: Sequence[_Waiting]) -> list[Reply]:
         ca = desk.issuer.id
+        watch = self._store.watch(ca, [serial for one in asked for serial in one.question.serials], self._bits.get(ca))
         # Promise 2: as_of before the statuses.
-        info = self._store.ca_info(ca)
+        before = watch.look()
+        info = before.info
         moment = None if info is None else desk.moment(self._clock.now(), info)
         if info is None or moment is None:
             return [_try_later(one) for one in asked]
-        before = self._locate(ca, info, asked)
-        drafts: dict[int, _Draft] = {}
-        replies: dict[int, Reply] = {}
-        for at, (one, located) in enumerate(zip(asked, before, strict=True)):
-            draft = _draft(desk, moment, one, located)
+        self._bits[ca] = info.bits
+        replies: list[Reply | None] = []
+        drafts: list[_Draft] = []
+        first = 0  # of the question's serials in what was seen
+        for one in asked:
+            end = first + len(one.question.serials)
+            draft = _draft(desk, moment, one, before.texts[first:end], before.buckets[first])
+            first = end
             if isinstance(draft, ReplyKind):
-                replies[at] = Reply(one.question.id, draft)
+                replies.append(Reply(one.question.id, draft))
             else:
-                drafts[at] = draft
-        if drafts:
-            replies |= self._sign(desk, info, drafts)
-        return [replies[at] for at in range(len(asked))]
+                drafts.append(draft)
+                replies.append(None)
+        signed = iter(self._sign(desk, before, drafts, watch) if drafts else ())
+        return [next(signed) if reply is None else reply for reply in replies]
 
-    def _sign(self, desk: Desk, info: CAInfo, drafts: Mapping[int, _Draft]) -> dict[int, Reply]:
+    def _sign(self, desk: Desk, before: Sight, drafts: Sequence[_Draft], watch: Watch) -> list[Reply]:
         try:
-            signatures = desk.press.sign([draft.message for draft in drafts.values()], "live")
+            signatures = desk.press.sign([draft.message for draft in drafts], "live")
         except SignerUnavailable:
-            return {at: _try_later(draft.waiting) for at, draft in drafts.items()}
+            return [_try_later(draft.waiting) for draft in drafts]
         # Whatever was revoked while this was being signed: the answer is dropped.
-        after = self._store.ca_info(desk.issuer.id)
-        again = self._locate(desk.issuer.id, info, [draft.waiting for draft in drafts.values()])
-        replies: dict[int, Reply] = {}
+        after = watch.look()
+        assert before.info is not None  # noqa: S101 - _answer_ca saw to it
+        if after.info is None or after.info.override != before.info.override:
+            return [_try_later(draft.waiting) for draft in drafts]
+        changed = watch.changed(before, after)
+        replies: list[Reply] = []
         to_store: list[tuple[_Draft, bytes]] = []
-        for (at, draft), signature, located in zip(drafts.items(), signatures, again, strict=True):
-            texts = [place.text for place in draft.located]
-            if after is None or after.override != info.override or texts != [place.text for place in located]:
-                replies[at] = _try_later(draft.waiting)
+        for draft, signature in zip(drafts, signatures, strict=True):
+            question = draft.waiting.question
+            if changed and not changed.isdisjoint(question.serials):
+                replies.append(_try_later(draft.waiting))
                 continue
-            replies[at] = Reply(
-                draft.waiting.question.id,
-                ReplyKind.ANSWER,
-                desk.signer.template.response(draft.message, signature),
-                max(single.this_update for single in draft.singles),
-                min(single.next_update for single in draft.singles),
-                draft.may_be_stored,
+            may_be_stored = draft.may_be_stored
+            replies.append(
+                Reply(
+                    question.id,
+                    ReplyKind.ANSWER,
+                    desk.signer.template.response(draft.message, signature),
+                    max([single.this_update for single in draft.singles]),
+                    min([single.next_update for single in draft.singles]),
+                    may_be_stored,
+                )
             )
-            if draft.may_be_stored:
+            if may_be_stored:
                 to_store.append((draft, signature))
-        self._put(desk, info, to_store)
+        if to_store:
+            self._put(desk, before.info, to_store)
         return replies
-
-    def _locate(self, ca: str, info: CAInfo, asked: Sequence[_Waiting]) -> list[list[Located]]:
-        serials = [serial for one in asked for serial in one.question.serials]
-        found = iter(self._store.locate(ca, serials, info.bits))
-        return [list(itertools.islice(found, len(one.question.serials))) for one in asked]
 
     def _put(self, desk: Desk, info: CAInfo, signed: Iterable[tuple[_Draft, bytes]]) -> None:
         """Store answers that are as good for the next who asks: one header for those of a bucket with the same times."""
         groups: dict[tuple[int, str, tuple[int, int, int, int]], list[tuple[_Draft, bytes]]] = defaultdict(list)
         for draft, signature in signed:
             question = draft.waiting.question
-            groups[draft.located[0].bucket, question.hash_name, draft.times].append((draft, signature))
+            groups[draft.bucket, question.hash_name, draft.times].append((draft, signature))
         for (bucket, hash_name, times), members in groups.items():
             try:
                 self._put_group(desk, info, bucket, hash_name, times, members)
@@ -270,7 +283,7 @@ class LiveSigner:
             return
         answers = []
         for draft, signature in members:
-            single, text = draft.singles[0], draft.located[0].text
+            single, text = draft.singles[0], draft.texts[0]
             assert text is not None  # noqa: S101 - may_be_stored saw to it
             packed = pack_answer(
                 slot, single.cert_status, single.revoked_at, single.reason, single.has_archive_cutoff, signature
@@ -286,18 +299,18 @@ class LiveSigner:
             self._store.set_sha256_asked(desk.issuer.id, now)
 
 
-def _draft(desk: Desk, moment: Moment, one: _Waiting, located: list[Located]) -> _Draft | ReplyKind:
+def _draft(desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], bucket: int) -> _Draft | ReplyKind:
     """Decide what one question's answer says, or how it ends without one."""
     question = one.question
     try:
-        known = [moment.wanted(place.text) if place.text is not None else None for place in located]
+        known = [moment.wanted(text) if text is not None else None for text in texts]
     except ValueError as error:
         log.error("status_not_understood", ca=desk.issuer.name, error=str(error))
         return ReplyKind.TRY_LATER
     singles: list[Wanted] = []
     extensions: list[bytes] = []
-    for place, want in zip(located, known, strict=True):
-        if want is None and place.text is None:
+    for text, want in zip(texts, known, strict=True):
+        if want is None and text is None:
             want = moment.override_for_unassigned()
             if want is None and desk.terms.unassigned == "revoked":
                 # RFC 6960 §4.4.8: the extension says that this responder answers so for serials not issued.
@@ -333,7 +346,7 @@ def _draft(desk: Desk, moment: Moment, one: _Waiting, located: list[Located]) ->
     except ValueError as error:
         log.error("live_answer_not_encoded", ca=desk.issuer.name, error=str(error))
         return ReplyKind.TRY_LATER
-    return _Draft(one, desk, moment, located, singles, message)
+    return _Draft(one, moment, texts, bucket, singles, message)
 
 
 def _try_later(one: _Waiting) -> Reply:

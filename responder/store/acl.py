@@ -30,7 +30,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
     ),
     "presign": (
         *("+evalsha", "+script|load", "+hset", "+hdel", "+del", "+zadd", "+xadd", "+expire"),
-        *("+xreadgroup", "+xgroup", "+xack"),
+        "+xdel",
     ),
     "look": (),  # an operator with redis-cli, in the embedded server
 }

@@ -1,4 +1,4 @@
-"""The store's answers: what is due, who signs it, where it is kept, and the streams of live questions and replies.
+"""The store's answers: what is due, who signs it, and where it is kept.
 
 For the presigning role. Called through redis_store.Store alone.
 """
@@ -6,11 +6,10 @@ For the presigning role. Called through redis_store.Store alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from responder.store import layout, scripts, values
-from responder.store.link import Command
 from responder.store.store_base import BULK_BUCKETS, PARTITIONS, StoreBase, batches, made_or_conflict, score_text
 from responder.store.values import AnswerBucket, Claim, Finished, SignedAnswer, SignerRecord
 
@@ -179,41 +178,3 @@ class AnswerStore(StoreBase):
     def get_signer(self, signer_id: str) -> SignerRecord | None:
         """Return a signer's record."""
         return values.signer_record(self._link.call("HGETALL", self.layout.signer(signer_id)))
-
-    # --- streams of live questions and answers (responder/live.py) ------------------------------------------------------
-
-    def xadd(self, key: str, fields: Mapping[Any, Any], *, maxlen: int, expire_s: int | None = None) -> None:
-        """Add an entry to a stream that keeps about ``maxlen``, and vanishes when unused for ``expire_s``."""
-        flat = itertools.chain.from_iterable(fields.items())
-        commands: list[Command] = [("XADD", key, "MAXLEN", "~", maxlen, "*", *flat)]
-        if expire_s is not None:
-            commands.append(("EXPIRE", key, expire_s))
-        self._read(commands)
-
-    def xread(self, key: str, after: bytes | str, count: int = 100) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        """Return entries (id, fields) after an id, without waiting."""
-        return _entries(self._link.call("XREAD", "COUNT", count, "STREAMS", key, after))
-
-    def xreadgroup(
-        self, key: str, group: str, consumer: str, *, count: int = 100, block_ms: int | None = None
-    ) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        """Return entries that no consumer of the group has seen, making stream and group if need be.
-
-        ``block_ms``: how long to wait for one, at most a second or so (this connection is blocked meanwhile).
-        """
-        block = () if block_ms is None else ("BLOCK", block_ms)
-        command = ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *block, "STREAMS", key, ">")
-        reply = self._link.pipeline([command])[0]
-        if isinstance(reply, Exception) and "NOGROUP" in str(reply):
-            self._link.pipeline([("XGROUP", "CREATE", key, group, "0", "MKSTREAM")])
-            reply = self._link.pipeline([command])[0]
-        return _entries(self._link.good(reply))
-
-    def xack(self, key: str, group: str, ids: Sequence[bytes]) -> None:
-        """Say that a group is done with entries."""
-        if ids:
-            self._link.call("XACK", key, group, *ids)
-
-
-def _entries(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    return [(entry, values.pairs(flat or ())) for _, entries in reply or () for entry, flat in entries]

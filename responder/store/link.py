@@ -140,11 +140,14 @@ class Link:
 
     def send(self, commands: Sequence[Command]) -> Pending:
         """Send a pipeline."""
-        pending = Pending(self, len(commands))
+        return self.send_packed(b"".join(map(hiredis.pack_command, commands)), len(commands))
+
+    def send_packed(self, packed: bytes, count: int) -> Pending:
+        """Send a pipeline of ``count`` commands that are spelled in RESP already."""
+        pending = Pending(self, count)
         with self._lock, self._dropping():
             if not self._checked:
                 self._check_server()
-            packed = b"".join(map(hiredis.pack_command, commands))
             self._connection.send_packed_command([packed], check_health=False)
             self._pending.append(pending)
         return pending

@@ -1,9 +1,9 @@
 """The store as the writing roles and the commands use it: synchronous, one connection, text and bytes of the layout.
 
-Its parts: status_store (statuses and commits), answer_store (due buckets, answers, live streams), store_base (the rest).
+Its parts: status_store (statuses and commits), answer_store (due buckets, answers), live_store (live questions), store_base.
 What each script does stands in scripts.py, what a commit is in link.py, every name in layout.py. Transitions are
 decided in revocation.py, never here. A Store may be shared by threads (one command sequence at a time); a thread that
-blocks in ``xreadgroup`` wants one of its own. Every failure is StoreUnavailable: nothing is known of what was not
+blocks in ``await_live`` wants one of its own. Every failure is StoreUnavailable: nothing is known of what was not
 answered. Only revocation.py and full_pass.py may call the methods that change statuses.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from responder.store.acl import acl_lines
 from responder.store.answer_store import AnswerStore
 from responder.store.edge_store import EdgeStore, JournalReading, Reading
-from responder.store.status_store import StatusStore
+from responder.store.live_store import LiveStore, Sight, Watch
 from responder.store.values import (
     AnswerBucket,
     BucketMap,
@@ -45,13 +45,15 @@ __all__ = [
     "Located",
     "NewBucket",
     "Reading",
+    "Sight",
     "SignedAnswer",
     "SignerRecord",
     "StatusBucket",
     "Store",
+    "Watch",
     "acl_lines",
 ]
 
 
-class Store(StatusStore, AnswerStore):
+class Store(LiveStore, AnswerStore):
     """One role's sight of Redis."""

@@ -349,3 +349,23 @@ if tonumber(ARGV[1]) > bits then
 end
 return bits
 """)
+
+# Questions and replies of live answers (responder/live.py). What lasts two seconds need not be written to the disk of this
+# server nor of its replicas, so these scripts' changes are not propagated.
+
+# KEYS stream of questions; ARGV how many entries. Returns the entries, which are in the stream no more.
+TAKE = Script("""
+redis.replicate_commands()
+redis.set_repl(redis.REPL_NONE)
+local entries = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[1])
+for _, entry in ipairs(entries) do redis.call('XDEL', KEYS[1], entry[1]) end
+return entries
+""")
+
+# KEYS a worker's stream of replies; ARGV entries kept, seconds until it vanishes when unused, then names and values.
+REPLY = Script("""
+redis.replicate_commands()
+redis.set_repl(redis.REPL_NONE)
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 3))
+return redis.call('EXPIRE', KEYS[1], ARGV[2])
+""")

@@ -226,12 +226,12 @@ def test_questions_and_replies(each_redis: RedisServer) -> None:
 
     async def work(edge: EdgeStore) -> None:
         await edge.ask({b"worker": b"w", b"questions": b"\x00\xff"})
-        ((_, fields),) = store.xreadgroup(NAMES.ask(), "presign", "one")
+        ((_, fields),) = store.exchange_live({}, 10, 60, 20)
         assert fields == {b"worker": b"w", b"questions": b"\x00\xff"}
         waiting = asyncio.create_task(edge.read_replies("w", b"0"))
         assert await edge.ca_info(CA) is None  # the waiting one is in nobody's way
         assert not waiting.done()
-        store.xadd(NAMES.replies("w"), {b"replies": b"1"}, maxlen=10)
+        store.exchange_live({"w": {b"replies": b"1"}}, 10, 60, 0)
         after, entries = await waiting
         assert entries == [{b"replies": b"1"}]
         again, entries = await edge.read_replies("w", after)

@@ -155,7 +155,8 @@ class Asker:
         self.room.server.client().xadd(self.store.layout.ask(), fields, id=f"{at_ms}-*")
 
     def receive(self) -> list[Reply]:
-        entries = self.store.xread(self.store.layout.replies(self.worker), self.last)
+        client, key = self.room.server.client(), self.store.layout.replies(self.worker)
+        entries = client.xrange(key, b"(" + self.last)
         if entries:
             self.last = entries[-1][0]
         return [reply for _, fields in entries for reply in live.decode_replies(fields)]

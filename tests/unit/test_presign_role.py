@@ -75,14 +75,10 @@ def test_signs_answers_and_stops(room: Room, start: Callable[..., subprocess.Pop
     assert time.monotonic() - began < PROMPTLY_S
     # So is a question answered.
     question = Question(1, room.issuer.id, "sha384", (serial_to_octets(8),))
-    room.store.xadd(
-        room.store.layout.ask(),
-        live.encode_ask("w1", int(time.time() * 1000), [question]),
-        maxlen=live.ASK_MAXLEN,
-    )
-    replies = room.store.layout.replies("w1")
-    until(process, lambda: bool(room.store.xread(replies, b"0")))
-    (reply,) = live.decode_replies(room.store.xread(replies, b"0")[0][1])
+    client, replies = room.server.client(), room.store.layout.replies("w1")
+    client.xadd(room.store.layout.ask(), live.encode_ask("w1", int(time.time() * 1000), [question]))
+    until(process, lambda: bool(client.xlen(replies)))
+    (reply,) = live.decode_replies(client.xrange(replies)[0][1])
     assert reply.kind is ReplyKind.ANSWER
     assert room.read(reply.response_der).serial_number == 8
     began = time.monotonic()
@@ -183,7 +179,7 @@ def test_a_least_privileged_user_is_enough(
     monkeypatch.setenv("REVOCAST_TEST_PASSWORD", "secret")
     assert presign_all(room.config_file) == 49
     question = Question(1, room.issuer.id, "sha256", (serial_to_octets(8),))
-    room.store.xadd(room.store.layout.ask(), live.encode_ask("w1", 1, [question]), maxlen=live.ASK_MAXLEN)
+    room.server.client().xadd(room.store.layout.ask(), live.encode_ask("w1", 1, [question]))
     with Store.connect(load_config(room.config_file), "presign") as store:
         presigner = room.presigner(store=store)
         LiveSigner(store, presigner.desks, room.clock, room.guard()).poll()

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastpath.live_wire import check_answer
 from fastpath.ocsp_response import encode_cert_id
 from responder import live
 from responder.errors import StoreUnavailable
 from responder.live import Reply, ReplyKind
 from responder.log import configure_logging
 from responder.ocsp.answer import LiveAnswer, NotReady, Outcome, Question, question_of
-from responder.ocsp.live_check import check_live_answer
+from responder.ocsp.on_demand import OnDemandSource
 from responder.ocsp.stored import Found
 from tests.edge_room import EdgeRoom, in_edge, octets, until
 from tests.redis_fixture import RedisServer
+from tests.reference.live_check import check_live_answer as reference_check
 from tests.signing_room import GOOD, Room
 
 SERIALS = [0x1000 + n for n in range(40)]
@@ -65,6 +67,26 @@ async def fetch(edge: EdgeRoom, serial: int) -> Found:
 
 def question(room: Room, serial: int, hash_name: str = "sha1") -> Question:
     return question_of(room.issuer, hash_name, octets(serial))
+
+
+def note_entries(edge: EdgeRoom) -> list[Mapping[bytes, bytes]]:
+    """Keep what is added to the stream of questions."""
+    store, entries = edge.edge.store, list[Mapping[bytes, bytes]]()
+    real = store.ask
+
+    async def noted(fields: Mapping[bytes, bytes]) -> None:
+        entries.append(fields)
+        await real(fields)
+
+    store.ask = noted  # type: ignore[method-assign]
+    return entries
+
+
+async def ask_live(source: OnDemandSource, *questions: Question, nonce: bytes | None = None) -> LiveAnswer | Outcome:
+    """Have questions signed."""
+    future: asyncio.Future[LiveAnswer | Outcome] = asyncio.get_running_loop().create_future()
+    source.ask(questions, nonce, future.set_result)
+    return await future
 
 
 # --- stored ---------------------------------------------------------------------------------------------------------
@@ -172,15 +194,15 @@ def test_answers_are_found_after_their_bucket_was_split(
 def test_the_questions_of_a_tick_are_one_entry_and_the_same_one_is_asked_once(room: Room) -> None:
     @in_edge(room)
     async def _(edge: EdgeRoom) -> None:
-        client, stream = room.server.client(), room.store.layout.ask()
+        entries = note_entries(edge)
         async with edge.presigning():
             results = await asyncio.gather(
-                *(edge.edge.on_demand.ask([question(room, serial, "sha384")], None) for serial in SERIALS[:5] * 2)
+                *(ask_live(edge.edge.on_demand, question(room, serial, "sha384")) for serial in SERIALS[:5] * 2)
             )
         assert all(isinstance(result, LiveAnswer) for result in results)
         assert len({id(result) for result in results}) == 5
-        ((_, fields),) = client.xrange(stream)
-        assert len(live.decode_ask(fields).questions) == 5
+        assert [len(live.decode_ask(fields).questions) for fields in entries] == [5]
+        assert room.server.client().xlen(room.store.layout.ask()) == 0, "taken"
 
 
 def test_nonces_are_never_shared(room: Room) -> None:
@@ -254,21 +276,23 @@ def test_live_answers_are_compared_with_their_question(room: Room) -> None:
             nonce = bytes(range(16))
             answer = (await edge.ask(SERIALS[0], nonce=nonce)).response.body
             plain = (await edge.ask(SERIALS[0], hash_name="sha512")).response.body
-        asked, extn_value = [question(room, SERIALS[0])], b"\x04\x10" + nonce
-        check_live_answer(asked, extn_value, answer)
-        check_live_answer([question(room, SERIALS[0], "sha512")], None, plain)
-        for questions, nonce_octets, body in (
-            ([question(room, SERIALS[1])], extn_value, answer),
-            ([question(room, SERIALS[0], "sha256")], extn_value, answer),
-            (asked * 2, extn_value, answer),
-            (asked, b"\x04\x10" + bytes(16), answer),
-            (asked, None, answer),
-            ([question(room, SERIALS[0], "sha512")], extn_value, plain),
-            (asked, extn_value, b"\x30\x03\x0a\x01\x06"),
-            *((asked, extn_value, answer[:cut]) for cut in range(0, len(answer), 7)),
-        ):
-            with pytest.raises(ValueError, match=r"CertID|nonce|cut short|unpack|tag|values"):
-                check_live_answer(questions, nonce_octets, body)
+        asked, extn_value = [question(room, SERIALS[0]).cert_id_der], b"\x04\x10" + nonce
+        for check in (check_answer, reference_check):
+            assert check(asked, extn_value, answer) == 0
+            assert check([question(room, SERIALS[0], "sha512").cert_id_der], None, plain) == 0
+            for cert_ids, nonce_octets, body in (
+                ([question(room, SERIALS[1]).cert_id_der], extn_value, answer),
+                ([question(room, SERIALS[0], "sha256").cert_id_der], extn_value, answer),
+                (asked * 2, extn_value, answer),
+                ([], extn_value, answer),
+                (asked, b"\x04\x10" + bytes(16), answer),
+                (asked, None, answer),
+                ([question(room, SERIALS[0], "sha512").cert_id_der], extn_value, plain),
+                (asked, extn_value, b"\x30\x03\x0a\x01\x06"),
+                *((asked, extn_value, answer[:cut]) for cut in range(0, len(answer), 7)),
+            ):
+                with pytest.raises(ValueError, match=r"CertID|nonce|cut short|unpack|tag|values"):
+                    check(cert_ids, nonce_octets, body)
 
 
 def test_a_reply_that_does_not_fit_its_question_goes_to_nobody(room: Room) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from responder.store import layout
 from responder.store.layout import NEVER_DUE
 from responder.store.values import AnswerBucket, Change, Claim, SignedAnswer
 from tests.redis_fixture import RedisServer
+from tests.server import wait_until
 from tests.store_room import CA, GOOD, NAMES, OTHER_CA, REVOKED, answer, everything, open_ca, put, serials_of
 
 NOW = 1_000.0
@@ -248,27 +251,47 @@ def test_signers_are_kept(each_redis: RedisServer) -> None:
     assert (record.template, record.certificate) == (b"\x00template", b"\x30certificate")
 
 
-def test_streams_of_questions_and_replies(each_redis: RedisServer) -> None:
-    store, client = each_redis.store(), each_redis.client()
+def test_questions_are_taken_once_and_replies_vanish(each_redis: RedisServer) -> None:
+    store, other, client = each_redis.store(), each_redis.store(), each_redis.client()
     key = NAMES.ask()
-    assert store.xreadgroup(key, "presign", "one") == []
-    assert store.xreadgroup(key, "presign", "one", block_ms=5) == []
+    assert store.exchange_live({}, 10, 60, 20) == []
+    store.await_live(5)
     for number in range(3):
-        store.xadd(key, {b"questions": bytes([number]), "worker": "w"}, maxlen=1_000)
-    entries = store.xreadgroup(key, "presign", "one", count=2)
-    assert [fields[b"questions"] for _, fields in entries] == [b"\x00", b"\x01"]
-    store.xack(key, "presign", [entry for entry, _ in entries])
-    store.xack(key, "presign", [])
-    (rest,) = store.xreadgroup(key, "presign", "two")
-    assert rest[1] == {b"questions": b"\x02", b"worker": b"w"}
-    assert client.xpending(key, "presign")["pending"] == 1
-    client.delete(key)  # the group is made again
-    assert store.xreadgroup(key, "presign", "two") == []
-    store.xadd(NAMES.replies("w"), {"replies": b"\xff"}, maxlen=10, expire_s=60)
-    ((entry, fields),) = store.xread(NAMES.replies("w"), "0")
+        client.xadd(key, {b"questions": bytes([number]), "worker": "w"})
+    store.await_live(60_000)
+    assert [fields[b"questions"] for _, fields in store.exchange_live({}, 10, 60, 2)] == [b"\x00", b"\x01"]
+    assert store.exchange_live({}, 10, 60, 0) == []
+    ((_, rest),) = other.exchange_live({"w": {b"replies": b"\xff"}, "v": {b"replies": b"\xfe"}}, 10, 60, 2)
+    assert rest == {b"questions": b"\x02", b"worker": b"w"}
+    assert store.exchange_live({}, 10, 60, 20) == []
+    ((_, fields),) = client.xrange(NAMES.replies("w"))
     assert fields == {b"replies": b"\xff"}
-    assert store.xread(NAMES.replies("w"), entry) == []
     assert 0 < client.ttl(NAMES.replies("w")) <= 60
     client.set(NAMES.replies("x"), "a string")
     with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
-        store.xadd(NAMES.replies("x"), {"replies": b""}, maxlen=10)
+        store.exchange_live({"x": {b"replies": b""}}, 10, 60, 0)
+
+
+def test_taking_and_replying_write_nothing_to_the_append_only_file(redis_server: Callable[..., RedisServer]) -> None:
+    """What is void in two seconds must not cost a write to the disk at every step."""
+    for version in ("6.2", "7"):
+        server = redis_server(version)
+        store, client = server.store(), server.client()
+        client.config_set("appendonly", "yes")
+        client.xadd(NAMES.ask(), {"x": "y"})
+
+        def persistence(name: str, client: Any = client) -> int:
+            return int(client.info("persistence")[name])
+
+        def written(look: Callable[[str], int] = persistence) -> int:
+            return look("aof_current_size")
+
+        wait_until(
+            "the first file", lambda look=persistence: look("aof_current_size") and not look("aof_rewrite_in_progress")
+        )
+        store.exchange_live({"w": {b"replies": b""}}, 10, 60, 0)  # scripts are known from here on
+        before = written()
+        assert len(store.exchange_live({"w": {b"replies": b"\xff"}}, 10, 60, 20)) == 1
+        assert written() == before
+        client.xadd(NAMES.ask(), {"x": "y"})
+        assert written() > before

@@ -443,10 +443,11 @@ def test_each_role_can_do_its_work(each_redis: RedisServer, users: dict[str, red
     presign.put_signer("0" * 16, b"t", b"c")
     presign.get_signer("0" * 16)
     presign.set_sha256_asked(CA, 1_800_000_000)
-    presign.xreadgroup(NAMES.ask(), "presign", "one")
-    presign.xadd(NAMES.replies("w"), {"x": "y"}, maxlen=5, expire_s=5)
+    presign.exchange_live({"w": {b"x": b"y"}}, 5, 5, 1)
     assert denied(users["serve"], "XADD", NAMES.ask(), "*", "x", "y") is False
-    presign.xack(NAMES.ask(), "presign", [entry for entry, _ in presign.xreadgroup(NAMES.ask(), "presign", "one")])
+    presign.await_live(5)
+    assert len(presign.exchange_live({}, 5, 5, 5)) == 1
+    presign.watch(CA, [b"\x01"], 4).look()
     follow.set_override(CA, REVOKED)
     follow.clear_override(CA)
 

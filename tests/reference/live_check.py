@@ -1,4 +1,4 @@
-"""The worker's last look at what the presigner signed for a query: CertIDs and nonce are those that were asked for.
+"""The worker's last look at a live answer in plain Python: what fastpath.live_wire.check_answer is compared with.
 
 Walks just far enough into an OCSPResponse of our own making; anything unexpected is ValueError, and the answer stays
 here. RFC 6960 §4.2.1 (structure), RFC 9654 §2.1 (nonce).
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 from fastpath.ocsp_response import encode_response_extension_nonce
 from responder.model import CertStatus
-from responder.ocsp.answer import Question
 
 # SEQUENCE { ENUMERATED 0, [0] { SEQUENCE { OID id-pkix-ocsp-basic, OCTET STRING { BasicOCSPResponse
 _SEQUENCE, _CONTEXT_0, _CONTEXT_1, _OCTET_STRING = 0x30, 0xA0, 0xA1, 0x04
@@ -19,7 +18,7 @@ _BASIC_DER = bytes.fromhex("06092b0601050507300101")  # id-pkix-ocsp-basic, 1.3.
 _CERT_STATUS = {0x80: CertStatus.GOOD, 0xA1: CertStatus.REVOKED, 0x82: CertStatus.UNKNOWN}
 
 
-def check_live_answer(questions: Sequence[Question], nonce_octets: bytes | None, response_der: bytes) -> CertStatus:
+def check_live_answer(cert_ids: Sequence[bytes], nonce_octets: bytes | None, response_der: bytes) -> CertStatus:
     """Return the status that an answer gives: GOOD where any of its CertIDs is good, else the first one's.
 
     Raises ValueError where it is not a successful answer to exactly these questions, with exactly this nonce or none.
@@ -36,7 +35,7 @@ def check_live_answer(questions: Sequence[Question], nonce_octets: bytes | None,
     # responderID, producedAt, responses, and responseExtensions where there is a nonce or the extended revoke
     if not 3 <= len(response_data) <= 4:
         raise ValueError("ResponseData has unexpected fields")
-    statuses = _statuses(questions, _contents(response_data[2], _SEQUENCE))
+    statuses = _statuses(cert_ids, _contents(response_data[2], _SEQUENCE))
     extensions = (
         [der for _, der, _ in _children(_only(_contents(response_data[3], _CONTEXT_1), _SEQUENCE))]
         if len(response_data) == 4
@@ -46,10 +45,10 @@ def check_live_answer(questions: Sequence[Question], nonce_octets: bytes | None,
     return CertStatus.GOOD if CertStatus.GOOD in statuses else statuses[0]
 
 
-def _statuses(questions: Sequence[Question], responses: bytes) -> list[CertStatus]:
+def _statuses(cert_ids: Sequence[bytes], responses: bytes) -> list[CertStatus]:
     """Compare the CertIDs, byte for byte and in order: both sides write them in the one canonical form."""
     singles = [[*_children(_contents(single, _SEQUENCE))] for single in _children(responses)]
-    if [single[0][1] for single in singles] != [question.cert_id_der for question in questions]:
+    if [single[0][1] for single in singles] != [*cert_ids]:
         raise ValueError("the CertIDs are not those of the question")
     try:
         return [_CERT_STATUS[single[1][0]] for single in singles]
