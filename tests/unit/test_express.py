@@ -52,7 +52,7 @@ from tests.express_room import (
     target_of,
 )
 from tests.http_wire import NOW, Wire, parse_replies
-from tests.pki import verify
+from tests.pki import make_signer, verify
 from tests.redis_fixture import RedisServer
 from tests.reference import request_builder as build
 from tests.signing_room import GOOD as GOOD_TEXT
@@ -339,6 +339,27 @@ def test_answers_verify(standing: ExpressRoom) -> None:
         assert response.issuer_key_hash == kept.question.issuer.key_hashes[kept.question.hash_name]
         signer = response.certificates[0].public_key() if response.certificates else kept.ca.key.public_key()
         verify(signer, kept.ca.key_type, response.signature, response.tbs_response_bytes)
+
+
+@pytest.mark.parametrize("key_type", ["rsa2048pss", "mldsa44", "mldsa65", "mldsa87"])
+@pytest.mark.parametrize("ask", [get, post])
+def test_long_signatures(room: ExpressRoom, key_type: str, ask: Callable[[Kept], bytes]) -> None:
+    """ALG-05: answers of many kilobytes lie in the table and are answered by the lane, octet for octet as elsewhere."""
+    room.corp_signer = make_signer(room.corp, key_type, file_name="long")
+    made = []
+    for number, status in enumerate((GOOD, REVOKED, GOOD)):
+        made.append(room.make(room.corp, bytes([0x60 + number]) * 16, status))
+        room.keep(made[-1])
+    for kept in made:
+        (reply,) = room.ask(ask(kept))
+        assert reply.body == kept.response_der
+        response = ocsp.load_der_ocsp_response(reply.body)
+        verify(room.corp_signer.key.public_key(), key_type, response.signature, response.tbs_response_bytes)
+        assert room.run(ask(kept)).statuses == {200: 1}
+    # What does not fit what is written at once goes the ordinary way, and comes back whole and in order.
+    for count in (1, 5, MAX_REQUESTS // 3):
+        run = room.run(b"".join(map(ask, made)) * count)
+        assert [reply.body for reply in parse_replies(run.out)] == [kept.response_der for kept in made] * count
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
