@@ -191,6 +191,15 @@ def test_passphrase_from_file_and_environment(tmp_path: Path, monkeypatch: pytes
     assert "wrong" not in str(caught.value).replace("Wrong", "")
 
 
+def test_encrypted_ml_dsa(tmp_path: Path) -> None:
+    """An ML-DSA key may be encrypted like any other."""
+    path = write_key(tmp_path / "key.pem", key_of("mldsa65", "soft"), "pass phrase")
+    pin_file = tmp_path / "pin"
+    pin_file.write_text("pass phrase\n")
+    signer = load(path, pin_file=pin_file)
+    assert signer.public_key_der == public_key_to_der(key_of("mldsa65", "soft").public_key())
+
+
 def test_passphrase_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An encrypted key without a passphrase, and with nobody to ask, names the keys to set."""
     path = write_key(tmp_path / "key.pem", key_of("p256", "soft"), "pass phrase")
