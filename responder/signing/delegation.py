@@ -147,25 +147,28 @@ def rsa_padding_of(
     configured = using.rsa_padding
     if certificate.public_key_algorithm_oid != PublicKeyAlgorithmOID.RSASSA_PSS:
         return configured
-    # RFC 4055 §1.2: such a key makes PSS signatures only; §3.3: its parameters bind hash and mask, and the salt from below.
-    key_info = asn1_x509.Certificate.load(certificate.public_bytes(serialization.Encoding.DER))["tbs_certificate"][
-        "subject_public_key_info"
-    ]
-    parameters = key_info["algorithm"]["parameters"].native
     problem = 'its key is id-RSASSA-PSS: ocsp.rsa_padding must be "pss" or absent (RFC 4055 §1.2)'
     if configured != "pkcs1":
-        if parameters is None or (
-            parameters["hash_algorithm"]["algorithm"] == "sha256"
-            and parameters["mask_gen_algorithm"]["algorithm"] == "mgf1"
-            and parameters["mask_gen_algorithm"]["parameters"]["algorithm"] == "sha256"
-            and parameters["salt_length"] <= PSS_SALT_OCTETS
-        ):
+        if _admits_our_pss(certificate):
             return "pss"
         problem = (
             f"its key is bound to another PSS than SHA-256 with a salt of {PSS_SALT_OCTETS} octets (RFC 4055 §3.3)"
         )
     where = f"{using.table}.certificate" if using.certificate else "certificate"
     raise ConfigError(config_file, f"ca[{ca.name}].{where}", f"{using.certificate or ca.certificate}: {problem}")
+
+
+def _admits_our_pss(certificate: x509.Certificate) -> bool:
+    """Say whether an id-RSASSA-PSS key may make the signatures that are made here."""
+    whole = asn1_x509.Certificate.load(certificate.public_bytes(serialization.Encoding.DER))
+    parameters = whole["tbs_certificate"]["subject_public_key_info"]["algorithm"]["parameters"].native
+    # RFC 4055 §3.3: absent, they bind nothing; else hash and mask must be the same, and the salt no shorter.
+    return parameters is None or (
+        parameters["hash_algorithm"]["algorithm"] == "sha256"
+        and parameters["mask_gen_algorithm"]["algorithm"] == "mgf1"
+        and parameters["mask_gen_algorithm"]["parameters"]["algorithm"] == "sha256"
+        and parameters["salt_length"] <= PSS_SALT_OCTETS
+    )
 
 
 def check_signer_certificate(

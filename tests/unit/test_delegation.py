@@ -22,7 +22,7 @@ from responder.config import DAY_S, CAConfig
 from responder.errors import ConfigError, SignerUnavailable
 from responder.issuers import load_issuer
 from responder.signing.algorithms import public_key_to_der, verify_signature
-from responder.signing.delegation import check_signer_certificate, open_response_signer
+from responder.signing.delegation import check_signer_certificate, open_response_signer, rsa_padding_of
 from responder.signing.hsm import _modules
 from tests.pki import PKI, SIGNATURE_ALGORITHM_DER, Signer, key_of, make_ca, make_signer, utc, write_key, write_pem
 from tests.softhsm import SoftHSMToken, Spy
@@ -459,6 +459,38 @@ def test_key_that_is_bound_to_another_pss(tmp_path: Path, parameters: list[str])
     signer = pss_bound_signer(ca, tmp_path / "pss", *parameters)
     with pytest.raises(ConfigError, match="bound to another PSS than SHA-256 with a salt of 32 octets"):
         open_it(ca, signer, tmp_path, now=LATER)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "3000",
+        "3005a203020121",
+        "3011a00f300d06096086480165030402010500",
+        "301ea11c301a06092a864886f70d010109300d06096086480165030402010500",
+    ],
+)
+def test_pss_parameters_that_say_little(tmp_path: Path, parameters: str) -> None:
+    """What binds the key to defaults (SHA-1), to half of what is needed, or to a mask that nobody knows, is one line."""
+    ca = make_ca(tmp_path / "ca", "p256")
+    signer = make_signer(ca, "rsa2048")
+    plain, octets = bytes.fromhex("300d06092a864886f70d0101010500"), bytes.fromhex(parameters)
+    bound = bytes.fromhex("06092a864886f70d01010a") + octets
+    key_info = asn1_x509.Certificate.load(signer.certificate_der)["tbs_certificate"]["subject_public_key_info"]
+    bits = key_info.contents[len(plain) :]
+    body = bytes([0x30, len(bound)]) + bound + bits
+    der = splice(signer.certificate_der, key_info.dump(), b"\x30\x82" + len(body).to_bytes(2, "big") + body)
+    with pytest.raises(ConfigError, match="bound to another PSS"):
+        rsa_padding_of(config_of(ca, signer), x509.load_der_x509_certificate(der), "revocast.toml")
+
+
+def splice(certificate_der: bytes, old: bytes, new: bytes) -> bytes:
+    """Put another SubjectPublicKeyInfo into a certificate; its signature is void then."""
+    certificate = asn1_x509.Certificate.load(certificate_der)
+    tbs = certificate["tbs_certificate"].contents.replace(old, new)
+    rest = certificate.contents[len(certificate["tbs_certificate"].dump()) :]
+    whole = b"\x30\x82" + len(tbs).to_bytes(2, "big") + tbs + rest
+    return b"\x30\x82" + len(whole).to_bytes(2, "big") + whole
 
 
 def test_rsa_padding_of_another_key(ca: PKI, tmp_path: Path) -> None:
