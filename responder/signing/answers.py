@@ -16,9 +16,15 @@ from responder.config import DAY_S
 from responder.issuers import Issuer
 from responder.model import CertStatus, CRLReason, Status
 
+GOLDEN_RATIO_2_64 = 0x9E3779B97F4A7C15  # its fraction, times 2**64
 NO_REASON = -1
 NO_TIME = -1
-REFRESH_AT_LATEST_S = 4 * DAY_S  # BR §4.9.9: no later than four days after thisUpdate
+# Of the age at which an answer must have been replaced (``age_limit``): each bucket is signed afresh once in REFRESH_PERIOD,
+# at a moment of its own, so that load is flat from the first day (ADR 10). What is left up to REFRESH_AGE makes up for a source
+# that lags a little; the rest is time to sign.
+REFRESH_AGE = 31 / 32
+REFRESH_PERIOD = 28 / 32
+REFRESH_HALVINGS = 6  # of the period, where the source lags more than a little
 CLOCK_TOLERANCE_S = 2  # how far clocks may be apart before somebody's is wrong
 # BR §4.9.9 wants an authoritative answer within 15 minutes of a certificate's issue, so "unknown" is not for longer.
 UNKNOWN_VALIDITY_S = 900
@@ -40,6 +46,16 @@ class Terms:
     archive_cutoff: Literal["none", "retention", "issuer"]
     issuer_not_before: int
     unassigned: Literal["unauthorized", "unknown", "revoked"]
+    profile: Literal["webpki", "etsi", "private"] = "webpki"
+
+    @property
+    def age_limit(self) -> int:
+        """The age (from thisUpdate) at which an answer must have been replaced, by the strictest of the profile's rules."""
+        # Microsoft TRP 3.2.2 wants it at half of the validity, and so does BR §4.9.9 below 16 hours; above, BR's eight hours
+        # before nextUpdate are no earlier than half. For the others half is what leaves time to mend what fails.
+        half = self.validity // 2
+        # BR §4.9.9 and Mozilla policy §6: every four days. ETSI's web certificates are under the BR too.
+        return half if self.profile == "private" else min(half, 4 * DAY_S)
 
     @classmethod
     def of(cls, issuer: Issuer) -> Terms:
@@ -51,6 +67,7 @@ class Terms:
             archive_cutoff=config.ocsp.archive_cutoff,
             issuer_not_before=issuer.not_before,
             unassigned=config.ocsp.unassigned,
+            profile=config.profile,
         )
 
 
@@ -201,44 +218,57 @@ class Moment:
 
     # --- when an answer is to be replaced -------------------------------------------------------------------------
 
-    def refresh_at(self, this_update: int, spread: float) -> int:
+    def refresh_at(self, this_update: int, signed_at: int, spread: float) -> int:
         """Return when an answer is to be signed again; ``spread`` (0 to 1) is the bucket's own.
 
-        Microsoft TRP 3.2.2 wants it at half of the period, BR §4.9.9 at four days: we begin 1/64 to 1/8 of the validity
-        earlier, so that load is spread and the answer is there in time.
+        ``signed_at``: when it was signed, or looked at in vain. Every bucket has its moment in each period, which it keeps,
+        whenever it was signed in between: so a first load of a million in one instant is spread over a whole period, and
+        stays so. Where the answer is not good for that long, since the source was behind, it is the bucket's moment in half
+        a period, a quarter and so on; never that of the source, which would have all buckets signed at once.
         """
-        validity = self.terms.validity
-        latest = min(validity // 2, REFRESH_AT_LATEST_S)
-        return this_update + int(latest - latest * (1 + 7 * spread) / 32)
+        latest = int(this_update + self.terms.age_limit * REFRESH_AGE)
+        period = self.terms.age_limit * REFRESH_PERIOD
+        moment = spread * period
+        for _ in range(REFRESH_HALVINGS + 1):
+            at = int(latest - (latest - moment) % period)
+            if at > signed_at:
+                return at
+            period /= 2
+        return latest
 
-    def is_stale(self, wanted: Wanted, signer_id: str, this_update: int, next_update: int, spread: float) -> bool:
+    def is_stale(
+        self, wanted: Wanted, signer_id: str, this_update: int, next_update: int, signed_at: int, spread: float
+    ) -> bool:
         """Say whether an answer that says what is wanted is to be signed again all the same, for its times or signer."""
         if not self.can_sign(wanted):
             return False
         if next_update <= self.now:
             return True
-        due = self.refresh_at(this_update, spread)
         if (
             signer_id != self.signer_id
-            and next_update < due + self.terms.validity // 4
+            and next_update < this_update + self.terms.age_limit + self.terms.validity // 4
             and wanted.next_update > next_update
         ):
             # The old signer's certificate ends before, or soon after, the answer would be refreshed.
             return True
-        if self.now < due:
+        if self.now < self.refresh_at(this_update, signed_at, spread):
             return False
         # Nothing newer can be said while the source stands still. Where it always lags, not every step is worth it.
         gain = wanted.this_update - this_update
         enough = min(self.terms.validity // 8, (next_update - self.now) // 2)
-        return gain > 0 and (gain >= enough or self.refresh_at(wanted.this_update, spread) > self.now)
+        worth = self.terms.age_limit // 64
+        return gain > 0 and (gain >= enough or self.refresh_at(wanted.this_update, self.now, spread) > self.now + worth)
 
-    def next_due(self, this_update: int, next_update: int, spread: float) -> int:
+    def next_due(self, this_update: int, next_update: int, signed_at: int, spread: float) -> int:
         """Return when an answer that stands is to be looked at again."""
-        due = min(self.refresh_at(this_update, spread), next_update)
+        due = self.refresh_at(this_update, signed_at, spread)
+        if due <= self.now:  # in vain, just now
+            due = self.refresh_at(this_update, self.now, spread)
+        due = min(due, next_update)
         ends_with_signer = self.latest_next_update <= next_update < this_update + self.terms.validity
         if due <= self.now:
             return self.recheck_at(next_update)
-        if ends_with_signer and due == next_update:
+        if ends_with_signer and next_update <= this_update + self.terms.age_limit:
             # Nothing is signed afresh until there is a new signer certificate, which is then to be used in time.
             return min(due, self.recheck_at(next_update), self.now + SIGNER_RECHECK_S)
         return due
@@ -256,5 +286,9 @@ def _check_time(status: Status) -> None:
 
 
 def spread_of(ca: str, bucket: int) -> float:
-    """Return the bucket's own number from 0 to 1 that spreads refreshes; always the same."""
-    return zlib.crc32(f"{ca}:{bucket:x}".encode()) / 2**32
+    """Return the bucket's own number from 0 to 1 that spreads refreshes; always the same.
+
+    Multiples of the golden ratio: those of any number of consecutive buckets lie evenly, and so do a partition's. Chance would
+    have hours with a quarter more than others.
+    """
+    return (zlib.crc32(ca.encode()) / 2**32 + (bucket * GOLDEN_RATIO_2_64 % 2**64) / 2**64) % 1.0

@@ -60,10 +60,13 @@ def plan_bucket(
     seen: AnswerBucket,
     spread: float,
     only: frozenset[bytes] | None = None,
+    *,
+    is_urgent: bool = False,
 ) -> Plan:
     """Plan one answers hash. ``wanted`` has every serial that is to be answered for; ``seen`` is what stands.
 
-    ``only``: sign none but these, and none of the others counts as missing; for a revocation's sake.
+    ``only``: sign none but these, and none of the others counts as missing; for a revocation's sake. ``is_urgent``: what
+    is missing comes first, alone; what would only be refreshed is due at once, as routine work.
     """
     stored = _read(wanted, seen)
     stale_slots: dict[tuple[int, int, int], bool] = {}
@@ -84,15 +87,21 @@ def plan_bucket(
         key = (slot, want.this_update, want.next_update)
         if key not in stale_slots:
             header = stored.headers[slot]
-            stale_slots[key] = moment.is_stale(want, header.signer_id, header.this_update, header.next_update, spread)
-        if stale_slots[key] and only is None:
+            stale_slots[key] = moment.is_stale(
+                want, header.signer_id, header.this_update, header.next_update, header.produced_at, spread
+            )
+        if stale_slots[key]:
             stale.append(serial)
         else:
             kept.add(slot)
             if stored.headers[slot].next_update <= moment.now:
                 unsigned += 1
+    puts_off = bool(stale) and (only is not None or (is_urgent and bool(missing)))
+    if puts_off:
+        kept |= {stored.slots[serial] for serial in stale}
+        stale = []
     if not missing and not stale:
-        return _finished(moment, stored, [], kept, unsigned, spread, afresh=False)
+        return _finished(moment, stored, [], kept, unsigned, spread, afresh=False, puts_off=puts_off)
     alone = _grouped(moment, wanted, [*missing, *stale], HEADER_SLOTS)
     reserved = {slot for slot, header in stored.headers.items() if header.produced_at > moment.now - SLOT_RESERVED_S}
     free = [slot for slot in range(HEADER_SLOTS) if slot not in stored.used | reserved]
@@ -102,7 +111,7 @@ def plan_bucket(
         groups = [
             Group(slot, _header(moment, times), serials) for slot, (times, serials) in zip(slots, alone, strict=True)
         ]
-        return _finished(moment, stored, groups, kept, unsigned, spread, afresh=False)
+        return _finished(moment, stored, groups, kept, unsigned, spread, afresh=False, puts_off=puts_off)
     everything = [serial for serial, want in wanted.items() if moment.can_sign(want)]
     fresh = _grouped(moment, wanted, everything, HEADER_SLOTS)
     groups = [Group(slot, _header(moment, times), serials) for slot, (times, serials) in enumerate(fresh)]
@@ -190,11 +199,15 @@ def _finished(
     spread: float,
     *,
     afresh: bool,
+    puts_off: bool = False,
 ) -> Plan:
     headers = [*(group.header for group in groups), *(stored.headers[slot] for slot in kept)]
     next_due: float = min(
-        (moment.next_due(header.this_update, header.next_update, spread) for header in headers), default=NEVER_DUE
+        (moment.next_due(header.this_update, header.next_update, header.produced_at, spread) for header in headers),
+        default=NEVER_DUE,
     )
+    if puts_off:
+        next_due = moment.now
     if unsigned:
         next_due = min(next_due, moment.recheck_at())
     next_update = min((header.next_update for header in headers), default=NEVER_DUE)

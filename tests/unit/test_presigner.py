@@ -13,7 +13,6 @@ from prometheus_client import REGISTRY
 from responder import metrics
 from responder.clock import ManualClock, format_utc
 from responder.errors import OperatorError, SignerUnavailable
-from responder.signing.answers import RECHECK_MOST_S
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.presigner import LEASE_S
 from responder.store.layout import DUE_REVOKED
@@ -264,7 +263,7 @@ def test_answers_are_refreshed_before_half_of_their_validity(room: Room) -> None
         oldest = min(seconds(answer)[0] for answer in room.all_stored(range(1, 200, 20)).values())
         assert room.clock.now() - oldest < 2 * DAY_S
     assert 199 < sum(counts) < 3 * 199
-    assert max(counts) < 100, "the load is spread"
+    assert max(counts) < 30, "the load is spread, also after a first load in one instant"
 
 
 def test_without_as_of_nothing_is_signed(room: Room) -> None:
@@ -359,7 +358,8 @@ def test_a_signer_about_to_end(make_room: RoomMaker) -> None:
     assert old.run_until_idle() == 0
     assert room.stored(9) is None
     room.clock.advance(5)
-    assert new.run_until_idle() == 1
+    new.run_until_idle()
+    assert room.stored(9) is not None
 
 
 def test_a_new_signer_takes_over_little_by_little(room: Room) -> None:
@@ -469,8 +469,6 @@ def test_sha256_answers_that_a_revocation_passes_over_are_refreshed_next(room: R
     room.set_as_of()
     refreshed = int(room.clock.now())
     room.change(7, revoked(refreshed))
-    presigner.run_until_idle()
-    room.clock.advance(RECHECK_MOST_S)
     presigner.run_until_idle()
     for answer in room.all_stored(range(1, 10), "sha256").values():
         assert seconds(answer)[0] == refreshed, "it would run out when its bucket is due again"
