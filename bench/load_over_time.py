@@ -31,7 +31,7 @@ WIDTH, LEFT, CHART, GAP, TOP = 860, 60, 110, 44, 34
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One source, or one misfortune. ``down``: hours in which no presigner runs; ``rate``: the key's, in certificates a second."""
+    """One source, or one misfortune. ``down``: hours in which no presigner runs; ``rate``: the key's afterwards, each second."""
 
     title: str
     every_s: int = 1  # between readings of the source
@@ -96,12 +96,11 @@ def run(
         while clock.now() < end:
             read_source()
             signed = 0
-            if hour not in case.down and case.rate is None:
-                signed = presigner.run_until_idle()
-            elif hour not in case.down:
-                signed = presigner.run_once()
+            rate = case.rate if hour >= case.down.start else None
+            if hour not in case.down:
+                signed = presigner.run_until_idle() if rate is None else presigner.run_once()
             made += signed
-            busy_s = signed * each / case.rate if case.rate is not None and hour >= case.down.start else 0.0
+            busy_s = signed * each / rate if rate is not None else 0.0
             clock.advance(busy_s or min(step_s, end - clock.now()))
         load.counts.append(round(made * each))
         soonest = room.store.soonest_next_updates([room.issuer.id]).get(room.issuer.id, NEVER_DUE)
