@@ -5,7 +5,7 @@ what the line says, with the product's own code and a connection of its own, and
 ``acknowledged``, ``done N``, or ``unavailable: …``. When it is gone, the driver prints ``ended N``, as of waitpid.
 
 Lines are JSON: {"do": "revoke", "redis": PATH, "ca": ID, "serial": HEX, "at": POSIX seconds} and
-{"do": "sign", "redis": PATH, "config": PATH, "now": POSIX seconds}.
+{"do": "sign", "redis": PATH, "config": PATH, "now": POSIX seconds}; "do": "sign_all" signs until nothing is due.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _revoke(task: dict[str, Any]) -> str:
     return "acknowledged"
 
 
-def _sign(task: dict[str, Any]) -> str:
+def _sign(task: dict[str, Any], *, everything: bool = False) -> str:
     config = load_config(Path(task["config"]))
     clock = ManualClock(task["now"])
     issuers = Issuers.from_config(config, task["config"])
@@ -56,12 +56,18 @@ def _sign(task: dict[str, Any]) -> str:
     }
     with store_at(task["redis"]) as store:
         presigner = Presigner(store, issuers, signers, clock, guard=ClockGuard(clock, clock.now))
+        if everything:
+            return f"done {presigner.run_until_idle()}"
         return f"done {presigner.run_once() + presigner.run_once()}"  # the first one claims little: it does not know the key
+
+
+def _sign_all(task: dict[str, Any]) -> str:
+    return _sign(task, everything=True)
 
 
 def _child(task: dict[str, Any]) -> None:
     try:
-        said = {"revoke": _revoke, "sign": _sign}[task["do"]](task)
+        said = {"revoke": _revoke, "sign": _sign, "sign_all": _sign_all}[task["do"]](task)
     except StoreUnavailable as error:
         said = f"unavailable: {error}"
     os.write(1, said.encode() + b"\n")
