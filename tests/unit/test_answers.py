@@ -207,7 +207,7 @@ H, D = 3600, DAY_S
     ],
 )
 def test_refresh_by_the_strictest_of_the_profiles_rules(profile: str, validity: int, latest: int) -> None:
-    """BR-02, RTP-05 and C4: the latest moment at which an answer is replaced, whatever its bucket and however old its source."""
+    """BR-02, RTP-01, RTP-05: Replaced in time by the strictest of the profile's rules, whatever the bucket and the source (C4)."""
     one = moment(validity=validity, profile=profile)
     assert one.terms.age_limit == latest
     for bucket in range(200):
