@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from responder.store import layout, scripts, values
+from responder.store.link import Command
 from responder.store.store_base import BULK_BUCKETS, PARTITIONS, StoreBase, batches, made_or_conflict, score_text
 from responder.store.values import AnswerBucket, Claim, Finished, SignedAnswer, SignerRecord
 
