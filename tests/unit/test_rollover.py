@@ -27,7 +27,7 @@ from responder.roles.presign import opened_signers
 from responder.signing.answers import SIGNER_RECHECK_S
 from responder.signing.desk import put_desk
 from responder.signing.hsm import _modules
-from responder.signing.rollover import RETRY_MOST_S, SignerWatch
+from responder.signing.rollover import LOOK_EVERY_S, RETRY_MOST_S, SignerWatch
 from tests.pki import PKI, Signer, key_of, make_ca, make_signer, write_key
 from tests.signing_room import GOOD, Room
 from tests.softhsm import SoftHSMToken
@@ -312,13 +312,13 @@ def test_the_same_pair_spelt_otherwise_is_no_other_signer(open_office: Callable[
     assert not events(logs, "signer_taken_up", "signer_not_taken_up")
 
 
-def test_files_are_looked_at_once_a_second(open_office: Callable[..., Office], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_looked_at_in_bounds(open_office: Callable[..., Office], monkeypatch: pytest.MonkeyPatch) -> None:
     """However often the role comes round."""
     office = open_office()
     read: list[Path] = []
     original = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or original(path))  # type: ignore[func-returns-value]
-    office.pass_time(2.5, 0.01)
+    office.pass_time(2.5 * LOOK_EVERY_S, LOOK_EVERY_S / 100)
     assert sorted(path.name for path in read) == sorted(["ca.pem", "ocsp.pem", "ocsp.key"] * 2)
 
 
