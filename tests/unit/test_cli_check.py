@@ -6,19 +6,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from responder.cli.app import build_app
+from responder.clock import format_utc
+from responder.config import DAY_S
 from tests.pki import PKI, make_ca, make_signer
 from tests.server import ca_section, write_index
 
 
-def check(folder: Path, ca: PKI, head: str = "") -> Result:
+def check(folder: Path, ca: PKI, head: str = "", extra_ocsp: str = "") -> Result:
     """Run the command over a configuration with one CA."""
     index = folder / "index.txt"
     write_index(index, [])
     config = folder / "revocast.toml"
-    config.write_text(f'data_dir = "state"\n{head}{ca_section("corp", ca, index)}')
+    config.write_text(f'data_dir = "state"\n{head}{ca_section("corp", ca, index, extra_ocsp=extra_ocsp)}')
     return CliRunner(env={"COLUMNS": "200"}).invoke(build_app(["check"]), ["check", "-c", str(config)])
 
 
@@ -50,6 +53,22 @@ def test_an_ended_signer_is_an_error(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "error" in done.output
     assert "signer of corp" in done.output
+
+
+@pytest.mark.parametrize(("ends_in", "exit_code"), [(3 * DAY_S, 0), (DAY_S, 1)])
+def test_the_next_signer(tmp_path: Path, ends_in: int, exit_code: int) -> None:
+    """One that is configured ahead has a line of its own, and is judged as of its time."""
+    start = int(time.time()) + 2 * DAY_S
+    ca = make_ca(tmp_path / "ca", delegated=True)
+    following = make_signer(ca, file_name="next", label="next", not_after=start - 2 * DAY_S + ends_in)
+    done = check(
+        tmp_path,
+        ca,
+        extra_ocsp=f', next = {{ from = {format_utc(start)}, certificate = "{following.certificate_path}", key = "{following.key_path}" }}',
+    )
+    assert done.exit_code == exit_code, done.output
+    assert f"next signer of corp, from {format_utc(start)}" in done.output
+    assert ("error" in done.output) is bool(exit_code)
 
 
 def test_an_evicting_redis_is_an_error(tmp_path: Path, redis_server: Callable[..., object]) -> None:

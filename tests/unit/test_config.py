@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from responder.clock import parse_utc
 from responder.config import ACCEPTED_CONFIG_ENV, load_config
 from responder.errors import ConfigError
 
@@ -56,6 +57,18 @@ def test_a_pkcs11_uri_is_a_key(folder: Path) -> None:
     assert config.ca[0].ocsp.key == uri
 
 
+def test_the_signer_that_counts_at_a_time(folder: Path) -> None:
+    """From ``from`` on the next one, and the other one in its stead; before, that alone."""
+    following = 'next = { from = 2026-12-01T01:00:00+01:00, certificate = "ocsp.pem", key = "pkcs11:token=t;object=k" }'
+    config = load_config(write(folder, GOOD.replace('validity = "4d"', following)))
+    ocsp = config.ca[0].ocsp
+    assert ocsp.next is not None
+    assert ocsp.next.start == parse_utc("2026-12-01T00:00:00Z")
+    assert ocsp.signers_at(ocsp.next.start - 0.001) == (ocsp,)
+    assert ocsp.signers_at(ocsp.next.start) == (ocsp.next, ocsp)
+    assert (ocsp.table, ocsp.next.table) == ("ocsp", "ocsp.next")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -63,6 +76,16 @@ def test_a_pkcs11_uri_is_a_key(folder: Path) -> None:
         (("workers = 2", 'workers = "two"'), ["http.workers", "'two'", "valid integer"]),
         (("workers = 2", "workers = 0"), ["http.workers", "greater than or equal to 1", "0"]),
         (('validity = "4d"', 'validity = "4"'), ["ca[0].ocsp.validity", "'4'", '"4d", "12h"']),
+        (('validity = "4d"', 'next = { key = "ocsp.key" }'), ["ca[0].ocsp.next.from", "required"]),
+        (('validity = "4d"', 'next = { key = "ocsp.key", start = 1 }'), ["ca[0].ocsp.next"]),
+        (
+            ('validity = "4d"', 'next = { key = "ocsp.key", from = 2026-12-01T00:00:00 }'),
+            ["ca[0].ocsp.next.from", "with its offset", "2026-12-01T00:00:00Z"],
+        ),
+        (
+            ('validity = "4d"', 'next = { key = "ocsp.key", from = "2026-12-01T00:00:00Z" }'),
+            ["ca[0].ocsp.next.from", "without quotes"],
+        ),
         (('"ca.pem"', '"nowhere.pem"'), ["ca[0].certificate", "no such file", "nowhere.pem"]),
         (('"ocsp.key"', '"nowhere.key"'), ["ca[0].ocsp.key", "no such file"]),
         (('"[::1]:8080"', '"::1:8080"'), ["http.listen[1]", "HOST:PORT", "'::1:8080'"]),

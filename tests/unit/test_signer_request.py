@@ -190,3 +190,18 @@ def test_subject_and_choice_of_ca(tmp_path: Path) -> None:
             run("-c", config, "--ca", "one", "--subject", wrong)
     with pytest.raises(OperatorError, match=r"cannot write .*: No such file or directory"):
         run("-c", config, "--ca", "one", "--out", tmp_path / "none" / "ocsp.csr")
+
+
+def test_request_for_the_next_signer(tmp_path: Path) -> None:
+    """--next takes the key of ocsp.next, which has no certificate yet; without such a table it is one line."""
+    ca = make_ca(tmp_path / "ca", delegated=True)
+    key = key_of("p256", "next")
+    path = write_key(tmp_path / "next.key", key)
+    present = f'certificate = "{ca.answer_signer.certificate_path}", key = "{ca.answer_signer.key_path}"'
+    table = f'{present}, next = {{ from = 2026-12-01T00:00:00Z, key = "{path}" }}'
+    config = write_config(tmp_path, ("corp", ca, table))
+    check_request(run("-c", config, "--next"), public_key_to_der(key.public_key()), "CN=corp OCSP")
+    check_request(run("-c", config), ca.answer_signer.public_key_der, "CN=corp OCSP")
+    config = write_config(tmp_path, ("corp", ca, present))
+    with pytest.raises(OperatorError, match=r"'corp' has no ocsp.next"):
+        run("-c", config, "--next")
