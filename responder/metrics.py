@@ -109,6 +109,37 @@ SOONEST_NEXT_UPDATE = Gauge(
     ["ca"],
     multiprocess_mode="mostrecent",
 )
+SIGNATURES_NEEDED = Gauge(
+    "revocast_signatures_needed_per_second",
+    "Signatures a second that a CA's certificates and policy need, routine work alone.",
+    ["ca"],
+    multiprocess_mode="mostrecent",
+)
+SIGNATURES_POSSIBLE = Gauge(
+    "revocast_signatures_possible_per_second",
+    "Signatures a second that this presigner makes while it has work.",
+    multiprocess_mode="mostrecent",
+)
+PRESIGN_UTILISATION = Gauge(
+    "revocast_presign_utilisation",
+    "Needed by possible signatures: above 1 answers are replaced ever later.",
+    multiprocess_mode="mostrecent",
+)
+PRESIGN_WAIT = Gauge(
+    "revocast_presign_wait_seconds",
+    "How long signing what is due now takes.",
+    multiprocess_mode="mostrecent",
+)
+PRESIGN_MARGIN = Gauge(
+    "revocast_presign_margin_seconds",
+    "The least time that an answer is predicted to have left when it is replaced; not positive: it runs out.",
+    multiprocess_mode="mostrecent",
+)
+PRESIGNER_BEHIND = Gauge(
+    "revocast_presigner_behind",
+    "1 while the presigner cannot keep up, else 0.",
+    multiprocess_mode="mostrecent",
+)
 CLOCK_AGREES = Gauge(
     "revocast_clock_agrees",
     "1 while the presigner's clock agrees with Redis's, else 0.",

@@ -17,6 +17,7 @@ COMMANDS = {
     "follow": "responder.cli.operate:follow",
     "presign": "responder.cli.operate:presign",
     "check": "responder.cli.check:check",
+    "plan": "responder.cli.plan:plan",
     "revoke": "responder.cli.revoke:revoke",
     "get": "responder.cli.query:get",
     "inspect": "responder.cli.query:inspect",

@@ -144,6 +144,8 @@ class AdminHandler:
             probes = [Probe("all", f"could not be found out: {error or type(error).__name__}")]
         healthy = bool(probes) and all(probe.problem is None for probe in probes)
         outcome = {"healthy": healthy, "ca": {probe.ca: probe.problem or "ok" for probe in probes}}
+        if await asyncio.to_thread(presigner_is_behind):
+            outcome["presigner"] = "falls behind"  # answers are good as yet, so this alone is no reason for a 503
         if not healthy:
             log.error("unhealthy", **outcome["ca"])  # type: ignore[arg-type]
         response = Response(200 if healthy else 503, json.dumps(outcome).encode() + b"\n", JSON)
@@ -155,13 +157,23 @@ class AdminHandler:
         reply(Response(200, body, ((b"Content-Type", CONTENT_TYPE_LATEST.encode()), (b"Cache-Control", b"no-store"))))
 
 
-def render_metrics() -> bytes:
-    """Return every role's metrics added up, in Prometheus' text format."""
+def _registry() -> CollectorRegistry:
+    """Return every role's metrics added up."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY)
+        return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    return registry
+
+
+def render_metrics() -> bytes:
+    """Return every role's metrics in Prometheus' text format."""
+    return generate_latest(_registry())
+
+
+def presigner_is_behind() -> bool:
+    """Tell whether a presigner of this machine says that it cannot keep up (signing/watch.py)."""
+    return _registry().get_sample_value("revocast_presigner_behind") == 1
 
 
 def admin(

@@ -38,6 +38,7 @@ NOCHECK_OID = ExtensionOID.OCSP_NO_CHECK.dotted_string  # id-pkix-ocsp-nocheck, 
 NULL_DER = b"\x05\x00"
 EMPTY_SEQUENCE_DER = b"\x30\x00"
 WEAK_HASHES = ("md5", "sha1")
+TRIAL_TEXT = b"Revocast tries this key: "
 
 # BR §7.1.2.8.2: extensions that an OCSP signer's certificate must not have, or should rather not.
 _FORBIDDEN = {
@@ -130,7 +131,7 @@ def prove_signer(signer: Signer) -> None:
 
     What is signed can be no one's answer or certificate: those begin with the octet 30.
     """
-    message = b"Revocast tries this key: " + os.urandom(16)
+    message = TRIAL_TEXT + os.urandom(16)
     (signature,) = signer.sign([message])
     if not verify_signature(signer.public_key_der, signer.signature_algorithm_der, signature, message):
         raise SignerUnavailable("the key signs, but its signature does not verify with its public key")

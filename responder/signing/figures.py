@@ -30,11 +30,13 @@ class Figures:
             metrics.NOT_SIGNED.labels(desk.issuer.name, reason).inc(plan.unsigned)
             log.error("answers_not_signed", ca=desk.issuer.name, reason=reason, count=plan.unsigned)
 
-    def look(self) -> None:
-        """Bring the metrics up to date; raises StoreUnavailable."""
+    def look(self) -> dict[str, float]:
+        """Bring the metrics up to date; returns each CA's soonest nextUpdate as far as known. Raises StoreUnavailable."""
         due, urgent = self._store.due_counts(self._clock.now())
         metrics.DUE_BUCKETS.labels("routine").set(due - urgent)
         metrics.DUE_BUCKETS.labels("urgent").set(urgent)
         # Of all presigners' buckets: whoever finishes a claim says when the bucket's first answer runs out.
-        for ca, next_update in self._store.soonest_next_updates(list(self._desks)).items():
+        soonest = self._store.soonest_next_updates(list(self._desks))
+        for ca, next_update in soonest.items():
             metrics.SOONEST_NEXT_UPDATE.labels(self._desks[ca].issuer.name).set(next_update)
+        return soonest

@@ -24,6 +24,7 @@ from responder.signing.delegation import ResponseSigner
 from responder.signing.desk import Desk, open_desks
 from responder.signing.figures import Figures
 from responder.signing.planning import Group, Plan, plan_bucket
+from responder.signing.watch import Watch
 from responder.store.layout import BUCKET_TARGET, DUE_ASKED_FOR, DUE_REVOKED, PARTITIONS
 from responder.store.redis_store import Store
 from responder.store.values import AnswerBucket, CAInfo, Claim, Finished, SignedAnswer, StatusBucket
@@ -90,6 +91,7 @@ class Presigner:
         self._looked_around = float("-inf")
         self._store_is_full = False
         self._figures = Figures(store, self.desks, clock)
+        self.watch = Watch(store, self.desks, clock)
 
     def pending(self) -> int:
         """Return how many buckets are due now."""
@@ -123,6 +125,7 @@ class Presigner:
         if not self._guard.agrees():
             return 0
         self._look_around()
+        began = self._clock.monotonic()
         open_claims = self._claim()
         self._claimed = len(open_claims)
         made = 0
@@ -132,6 +135,7 @@ class Presigner:
                 made += self._sign_claims(ca, list(group), open_claims)
         finally:
             self._give_back(open_claims)
+            self.watch.note(made, self._clock.monotonic() - began)
         return made
 
     def _claim(self) -> list[Claim]:
@@ -313,7 +317,7 @@ class Presigner:
                 log.error("store_is_full", used=round(fraction, 3), consequence="only revocations are signed")
             else:
                 log.info("store_has_room_again", used=round(fraction, 3))
-        self._figures.look()
+        self.watch.look(self._figures.look())
 
 
 def _messages(desk: Desk, hash_name: str, group: Group, wanted: Mapping[bytes, Wanted]) -> list[bytes]:

@@ -105,6 +105,16 @@ class AnswerStore(StoreBase):
                 soonest[ca] = at
         return soonest
 
+    def due_slice(self, partition: int, first: int, count: int) -> list[tuple[str, int]]:
+        """Return (CA, bucket) of ``count`` buckets of a partition from rank ``first``, the soonest due first."""
+        members = self._link.call("ZRANGE", self.layout.due(partition), first, first + count - 1) if count > 0 else []
+        return [layout.parse_due_member(member.decode()) for member in members]
+
+    def bucket_sizes(self, places: Sequence[tuple[str, int]]) -> list[int]:
+        """Return how many certificates are in buckets, named by (CA, bucket)."""
+        replies = self._read([("HLEN", self.layout.status(ca, bucket)) for ca, bucket in places])
+        return [max(0, size - 1) for size in replies]  # one field is .bits
+
     def read_answer_bucket(self, ca: str, bucket: int, hash_name: str) -> AnswerBucket:
         """Read a whole answers hash; empty where there is none."""
         return self.read_answer_buckets(ca, [bucket], hash_name)[0]

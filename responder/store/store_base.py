@@ -147,11 +147,15 @@ class StoreBase:
         major, minor = values.info_fields(self._link.call("INFO", "server"))["redis_version"].split(".")[:2]
         return int(major), int(minor)
 
+    def memory(self) -> tuple[int, int]:
+        """Return used memory and maxmemory, in bytes; maxmemory 0: there is no bound."""
+        info = values.info_fields(self._link.call("INFO", "memory"))
+        return int(info["used_memory"]), int(info.get("maxmemory", "0"))
+
     def memory_fraction(self) -> float:
         """Return used memory as a fraction of maxmemory; 0 where there is no bound."""
-        info = values.info_fields(self._link.call("INFO", "memory"))
-        most = int(info.get("maxmemory", "0"))
-        return int(info["used_memory"]) / most if most else 0.0
+        used, most = self.memory()
+        return used / most if most else 0.0
 
     def check(self) -> list[Finding]:
         """Look at what an operator should know of this Redis; never raises for what it merely may not see."""
