@@ -115,6 +115,18 @@ def test_openssl(server: Revocast, shops: dict[str, Shop], kind: str, nonce: lis
         assert f"{leaf.certificate_path}: {status}" in said
 
 
+@pytest.mark.parametrize("kind", ["rsa2048pss", "ed25519"])
+def test_gnutls(server: Revocast, shops: dict[str, Shop], kind: str) -> None:
+    """CLI-02: ocsptool verifies PSS and Ed25519."""
+    need("ocsptool")
+    ca = shops[kind].ca.certificate_path
+    for leaf, status in ((shops[kind].good, "good"), (shops[kind].revoked, "revoked")):
+        command = ["ocsptool", f"--ask={server.url}", "--load-cert", leaf.certificate_path, "--load-issuer", ca]
+        done = subprocess.run([*command, "--load-trust", ca], capture_output=True, text=True, timeout=30, check=False)
+        assert "Verifying OCSP Response: Success" in done.stdout + done.stderr
+        assert f"Certificate Status: {status}" in done.stdout
+
+
 def test_java(server: Revocast, shops: dict[str, Shop], tmp_path: Path) -> None:
     """CLI-04: Java believes PSS and Ed25519, and ML-DSA where there is one that is new enough."""
     need("java", "javac")

@@ -48,6 +48,26 @@ def test_every_answer_is_ready_without_asking_redis(room: Room) -> None:
         assert edge.edge.preload.answers == len(SERIALS)
 
 
+def test_long_answers(redis_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+    """ALG-05: answers that Redis keeps in a hash table, for their length, are preloaded like any others."""
+    room = Room(redis_server(), tmp_path / "ca", key_type="mldsa87")
+    serials = SERIALS[:100]
+    room.load({serial: REVOKED if is_revoked(serial) else GOOD for serial in serials})
+    room.presigner().run_until_idle()
+    key = f"rc:{{0}}:answers:{room.issuer.id}:0:sha1"
+    assert room.server.client().execute_command("OBJECT", "ENCODING", key) == b"hashtable"
+
+    @in_edge(room)
+    async def _(edge: EdgeRoom) -> None:
+        await edge.see_journal()
+        await edge.edge.preload.run()
+        edge.pipelines.clear()
+        for serial in serials:
+            (edge.revoked if is_revoked(serial) else edge.good)(edge.ask_at_once(serial), serial, "table")
+        assert edge.pipelines == []
+        assert edge.edge.preload.answers == len(serials)
+
+
 def test_a_bucket_that_the_journal_names_meanwhile_is_left_out(room: Room) -> None:
     """The reply is older than the revocation: kept, it would be a wrong good that nothing ends."""
 
