@@ -84,6 +84,7 @@ def test_whoever_finishes_a_claim_says_when_answers_run_out(each_redis: RedisSer
     assert store.soonest_next_updates([CA]) == {}
     client.delete(NAMES.expiry(CA, 4))
     client.xadd(NAMES.expiry(CA, 4), {"a worker on Redis 6.2": "may do that"})
+    assert store.soonest_next_updates([CA]) == {}
     for bucket, at in ((3, 700.0), (4, 600.0), (5, NEVER_DUE)):
         store.make_due(CA, bucket, NOW)
         (claim,) = store.claim_due(range(16), NOW, LEASE_S, 1, [CA])
