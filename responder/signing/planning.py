@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastpath.ocsp_response import AnswerHeader, unpack_answer
+from responder.model import CertStatus
 from responder.signing.answers import Moment, Wanted
-from responder.store.layout import HEADER_SLOTS, NEVER_DUE
+from responder.store.layout import DUE_ASKED_FOR, DUE_REVOKED, HEADER_SLOTS, NEVER_DUE
 from responder.store.values import AnswerBucket
 
 # A header's slot is not given to another this long after its signing, though no answer may name it: another presigner may
 # be about to add one under the very same header, which a comparison of contents cannot tell from nobody.
 SLOT_RESERVED_S = 60
+MISSING_ALONE = 16  # missing answers that are signed with an urgent one
 ALONE_SLOTS = 4  # a bucket whose answers want more headers than are free, or than this, is signed afresh
 
 
@@ -61,12 +63,12 @@ def plan_bucket(
     spread: float,
     only: frozenset[bytes] | None = None,
     *,
-    is_urgent: bool = False,
+    score: float = NEVER_DUE,
 ) -> Plan:
     """Plan one answers hash. ``wanted`` has every serial that is to be answered for; ``seen`` is what stands.
 
-    ``only``: sign none but these, and none of the others counts as missing; for a revocation's sake. ``is_urgent``: what
-    is missing comes first, alone; what would only be refreshed is due at once, as routine work.
+    ``only``: sign none but these, and none of the others counts as missing; for a revocation's sake. ``score``: the
+    claim's. Where it is urgent, what is missing comes first; what would only be refreshed is due at once, as routine work.
     """
     stored = _read(wanted, seen)
     stale_slots: dict[tuple[int, int, int], bool] = {}
@@ -96,17 +98,21 @@ def plan_bucket(
             kept.add(slot)
             if stored.headers[slot].next_update <= moment.now:
                 unsigned += 1
-    puts_off = bool(stale) and (only is not None or (is_urgent and bool(missing)))
+    puts_off = bool(stale) and (only is not None or (score <= DUE_ASKED_FOR and bool(missing)))
     if puts_off:
         kept |= {stored.slots[serial] for serial in stale}
         stale = []
+    revoked = [serial for serial in missing if wanted[serial].cert_status == CertStatus.REVOKED]
+    is_alone = score <= DUE_REVOKED and 0 < len(revoked) < len(missing) > MISSING_ALONE
+    if is_alone:  # amid a first load: a revocation does not wait for, or cost, its whole bucket
+        missing, puts_off = revoked, True
     if not missing and not stale:
         return _finished(moment, stored, [], kept, unsigned, spread, afresh=False, puts_off=puts_off)
     alone = _grouped(moment, wanted, [*missing, *stale], HEADER_SLOTS)
     reserved = {slot for slot, header in stored.headers.items() if header.produced_at > moment.now - SLOT_RESERVED_S}
     free = [slot for slot in range(HEADER_SLOTS) if slot not in stored.used | reserved]
     # With everything missing or half of it stale, one header for all is the better deal.
-    keeps_most = only is not None or len(stored.slots) > 2 * len(stale)
+    keeps_most = only is not None or is_alone or len(stored.slots) > 2 * len(stale)
     if keeps_most and (slots := _free_slots(moment, stored, alone, free)) is not None:
         groups = [
             Group(slot, _header(moment, times), serials) for slot, (times, serials) in zip(slots, alone, strict=True)

@@ -241,7 +241,7 @@ class Presigner:
             return 0
         wanted = self._wanted(desk, moment, work.bucket)
         spread = spread_of(claim.ca, claim.bucket)
-        plan = plan_bucket(moment, wanted, work.seen["sha1"], spread, is_urgent=work.is_urgent)
+        plan = plan_bucket(moment, wanted, work.seen["sha1"], spread, score=claim.score)
         self._figures.note(desk, plan, moment)
         work.next_due, work.next_update = plan.next_due, plan.next_update
         made = self._carry_out(work, moment, "sha1", plan, wanted)

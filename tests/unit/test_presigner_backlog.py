@@ -87,6 +87,23 @@ def test_a_revocation_whose_bucket_is_to_be_refreshed_costs_one_signature(room: 
     assert len(fresh) == 1
 
 
+def test_a_revocation_amid_a_first_load_costs_one_signature(room: Room) -> None:
+    """Nothing of its bucket was ever signed; the others wait for their turn, and nothing is signed twice."""
+    room.load(dict.fromkeys(SERIALS, GOOD), bits=BITS)
+    made = room.presigner()
+    made.run_once()
+    made.run_once()
+    waiting = next(serial for serial in SERIALS if room.stored(serial) is None)
+    room.change(waiting, revoked(room.clock.now()))
+    room.key.batches.clear()
+    made.run_once()
+    assert room.key.batches[0] == 1
+    assert status_of(room, waiting) is ocsp.OCSPCertStatus.REVOKED
+    made.run_until_idle()
+    assert room.key.count == len(SERIALS)
+    assert len(room.all_stored(SERIALS)) == len(SERIALS)
+
+
 def test_a_new_certificate_that_is_asked_for_comes_before_the_backlog(room: Room, presigner: Presigner) -> None:
     """One signature; and not asked for, it has its turn with its bucket's."""
     room.change(5_000, GOOD, "new", due_at=room.clock.now())
