@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated
 
 import typer
@@ -17,6 +17,7 @@ from loaders.registry import open_loader
 from loaders.report import report_lines
 from loaders.runner import Progress as PassProgress
 from loaders.runner import load_ca
+from responder.audit_anchor import command_log, role_log
 from responder.cli.named import open_config, with_redis
 from responder.clock import SystemClock
 from responder.config import load_config
@@ -40,7 +41,12 @@ def load(
     if not chosen:
         raise OperatorError(f"--ca {ca}: no such CA; there are {', '.join(issuer.name for issuer in issuers)}")
     is_clean = True
-    with with_redis(settings), Store.connect(settings, "follow") as store, _bar() as progress_of:
+    with (
+        with_redis(settings),
+        Store.connect(settings, "follow") as store,
+        nullcontext() if dry_run else command_log(settings, config, store),
+        _bar() as progress_of,
+    ):
         for issuer in chosen:
             report = load_ca(
                 store, issuers, issuer, settings, config, dry_run=dry_run, progress=progress_of(issuer.name)
@@ -72,7 +78,8 @@ def follow(
         return
     stop = Stop()
     stop.on_signals(signal.SIGTERM, signal.SIGINT)
-    follow_all(settings, config, SystemClock(), stop, announce_ready)
+    with role_log(settings, config, "follow"):
+        follow_all(settings, config, SystemClock(), stop, announce_ready)
 
 
 class _RateColumn(ProgressColumn):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loaders.base import LoaderOptions
 from loaders.reading import PassReport
+from responder import audit
 from responder.clock import format_utc
 from responder.log import get_logger
 from responder.revocation import Refused
@@ -51,6 +53,28 @@ def log_report(report: PassReport, before: PassReport | None) -> None:
         log.error("rows_rejected", ca=report.ca, rejected=report.rejected)
         for error in report.errors[:LOGGED_ERRORS]:
             log.error("row_rejected", ca=report.ca, error=str(error))
+
+
+def record_import(report: PassReport, loader: str, options: LoaderOptions) -> None:
+    """Write a pass, also one that changed nothing or was cut short, into the audit log."""
+    done = report.done
+    audit.record(
+        "import",
+        ca=report.ca,
+        loader=loader,
+        source=str(getattr(options, "path", "")),
+        as_of=format_utc(report.as_of),
+        rows=report.listed,
+        changes=done.changes,
+        refused={reason.value: count for reason, count in done.refused.items()},
+        rejected=report.rejected,
+        expired=done.expired,
+        vanished=done.vanished,
+        whole=report.whole,
+        shrunk_from=report.shrunk_from,
+        settled=report.settled,
+        unchanged=report.skipped,
+    )
 
 
 def report_lines(report: PassReport, *, dry_run: bool) -> Iterator[str]:

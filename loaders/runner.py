@@ -19,7 +19,9 @@ from loaders.dry_run import dry
 from loaders.duplicates import without_duplicates
 from loaders.reading import PassReport, Reading
 from loaders.registry import open_loader
+from loaders.report import record_import
 from loaders.spool import SPOOL_BITS, Spool, SpooledRow
+from responder.audit_anchor import command_log
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
 from responder.errors import OperatorError
@@ -107,6 +109,8 @@ class Runner:
             raise OperatorError(f"{self._spool_dir}: the rows of a load are put there: {error.strerror}") from error
         finally:
             snapshot.close()
+            if not self._dry_run:
+                record_import(report, self._loader.name, self._options)
         return report
 
     # --- reading ------------------------------------------------------------------------------------------------
@@ -305,7 +309,7 @@ def load_all(config_file: Path, progress: Callable[[int], None] = lambda done: N
         if what == "comparing":
             progress(rows + done)
 
-    with Store.connect(config, "follow") as store:
+    with Store.connect(config, "follow") as store, command_log(config, config_file, store):
         for issuer in issuers:
             report = load_ca(store, issuers, issuer, config, config_file, progress=told)
             rows += report.listed

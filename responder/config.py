@@ -6,8 +6,10 @@ Unknown keys, wrong types and missing files become one ``ConfigError`` line each
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import socket
 import tomllib
 from datetime import datetime
 from pathlib import Path
@@ -177,6 +179,33 @@ class LogConfig(Section):
     format: Literal["json", "console"] = Field("json", description="json, a line each; console, for people.")
 
 
+class AuditConfig(Section):
+    """The audit log in data_dir/audit: every use of a key, every import, every change of the configuration."""
+
+    required: bool = Field(
+        True,
+        description="true: while the log cannot be written nothing is signed, and ready answers last until their nextUpdate; false: signing goes on, and the log says later how many lines it lacks.",
+    )
+    max_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=64 * 1024,
+        le=4 * 1024 * 1024 * 1024,
+        description="Size at which a log goes on in a new file; older ones may be moved to an archive.",
+    )
+    machine: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="Name of this machine in the log and in Redis, unique among those that share a Redis; absent: its host name.",
+    )
+
+    @property
+    def machine_name(self) -> str:
+        """The name, or the host's with nothing in it that a name may not have."""
+        return self.machine or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "localhost"
+
+
 class SourceConfig(BaseModel):
     """Where a CA's statuses come from; `type` names the loader, whose own keys stand beside it."""
 
@@ -320,6 +349,7 @@ class Config(Section):
     http: HTTPConfig = Field(default_factory=HTTPConfig, description="The public listener.")
     admin: AdminConfig = Field(default_factory=AdminConfig, description="The operator's listener.")
     log: LogConfig = Field(default_factory=LogConfig, description="Logs.")
+    audit: AuditConfig = Field(default_factory=AuditConfig, description="The audit log.")
     ca: list[CAConfig] = Field(min_length=1, description="The CAs, one table each.")
 
     @model_validator(mode="after")
@@ -333,6 +363,15 @@ class Config(Section):
     def prefix(self) -> str:
         """Start of every Redis key's name."""
         return self.redis.prefix if self.redis else "rc:"
+
+
+def config_digest(path: Path) -> str:
+    """Return the SHA-256 of the text that ``load_config`` reads; of nothing where there is none."""
+    try:
+        text = Path(os.environ.get(ACCEPTED_CONFIG_ENV, path)).read_bytes()
+    except OSError:
+        text = b""
+    return hashlib.sha256(text).hexdigest()
 
 
 def load_config(path: Path) -> Config:

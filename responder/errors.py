@@ -63,6 +63,12 @@ class SignerUnavailable(RevocastError):
     category = "signer_unavailable"
 
 
+class AuditUnavailable(SignerUnavailable):
+    """The audit log cannot be written, and no key may be used without it."""
+
+    category = "audit_unavailable"
+
+
 class LoadError(RevocastError):
     """One row of a CA's database that cannot be understood."""
 

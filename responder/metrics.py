@@ -173,3 +173,15 @@ TRANSITIONS_REFUSED = Counter(
     "Changes that a source asked for and that were refused, by reason.",
     ["reason"],
 )
+
+# --- the audit log ---
+AUDIT_FAILURES = Counter(
+    "revocast_audit_failures_total",
+    "What went wrong with the audit log: unwritable, damaged, anchor_mismatch.",
+    ["what"],
+)
+AUDIT_ANCHORED = Gauge(
+    "revocast_audit_anchored_seconds",
+    "POSIX second at which the audit logs' last lines were last seen to be anchored in Redis.",
+    multiprocess_mode="min",
+)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from responder import audit
 from responder.config import load_config
 from responder.issuers import Issuers
 from responder.log import configure_logging
@@ -51,7 +52,9 @@ def supervise(config_file: Path, roles: tuple[str, ...]) -> None:
     for role in CHECKED_ROLES:
         if role in roles:
             check_role(role, config_file)
-    raise typer.Exit(asyncio.run(_supervise(config_file, roles)))
+    with audit.opened(config, config_file, "supervisor", durable=True):
+        code = asyncio.run(_supervise(config_file, roles))
+    raise typer.Exit(code)
 
 
 async def _supervise(config_file: Path, roles: tuple[str, ...]) -> int:

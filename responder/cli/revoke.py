@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from responder import revocation
+from responder import audit, revocation
+from responder.audit_anchor import command_log
 from responder.cli.named import certificate_named, open_config, with_redis
 from responder.clock import SystemClock, parse_utc
 from responder.errors import OperatorError
@@ -38,7 +39,11 @@ def revoke(
     revoked_at, crl_reason = _time(at, now), _reason(reason)
     if everything == bool(serial):
         raise OperatorError("name one certificate, or --all with --ca; not both")
-    with with_redis(settings), Store.connect(settings, "follow") as store:
+    with (
+        with_redis(settings),
+        Store.connect(settings, "follow") as store,
+        command_log(settings, config, store),
+    ):
         if everything:
             _revoke_all(store, _one(issuers, ca), crl_reason, revoked_at)
             return
@@ -50,7 +55,15 @@ def revoke(
             outcome = revocation.release(store, issuer.id, octets, now=now)
         else:
             outcome = revocation.revoke(store, issuer.id, octets, crl_reason, revoked_at, now=now)
-    stands = outcome.status.to_text() if outcome.status else "not known"
+        stands = outcome.status.to_text() if outcome.status else "not known"
+        audit.record(
+            "release" if release else "revoke",
+            **audit.operator(),
+            ca=issuer.name,
+            serial=serial_to_text(octets),
+            status=stands,
+            refused=outcome.refused.value if outcome.refused is not None else None,
+        )
     typer.echo(f"{issuer.name} {serial_to_text(octets)}: {stands}")
     if outcome.refused is not None:
         typer.echo(f"refused: {outcome.refused.value}")
@@ -63,6 +76,7 @@ def _revoke_all(store: Store, issuer: Issuer, reason: CRLReason | None, at: int)
     """Set the override under which every certificate of the CA is revoked (RFC 6960 §2.7)."""
     status = Status(CertStatus.REVOKED, revoked_at=at, reason=reason, by_operator=True)
     store.set_override(issuer.id, status.to_text())
+    audit.record("override", **audit.operator(), ca=issuer.name, status=status.to_text())
     typer.echo(f"{issuer.name}: every certificate is {status.to_text()}")
 
 

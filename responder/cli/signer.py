@@ -14,12 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.name import NameAttribute
 from cryptography.x509.oid import NameOID
 
+from responder import audit
 from responder.config import CAConfig, Config, SignerConfig, load_config
 from responder.errors import OperatorError
 from responder.issuers import load_certificate
 from responder.process import ConfigFile
 from responder.signing.algorithms import RSAPadding
 from responder.signing.delegation import rsa_padding_of
+from responder.signing.ledger import key_fingerprint
 from responder.signing.open import open_signer
 from responder.signing.request import build_certification_request
 
@@ -55,11 +57,14 @@ def request(
     if using is None:
         raise OperatorError(f"ca {chosen.name!r} has no ocsp.next in {config}")
     known, rsa_padding = _present_certificate(chosen, using, str(config))
-    key = open_signer(chosen, settings.data_dir, str(config), known, rsa_padding, using)
-    try:
-        request_pem = pem.armor("CERTIFICATE REQUEST", build_certification_request(key, subject_der))
-    finally:
-        key.close()
+    with audit.opened(settings, config, "command", durable=True):
+        key = open_signer(chosen, settings.data_dir, str(config), known, rsa_padding, using)
+        try:
+            request_pem = pem.armor("CERTIFICATE REQUEST", build_certification_request(key, subject_der))
+            fingerprint = key_fingerprint(key.public_key_der)
+        finally:
+            key.close()
+        audit.record("sign", ca=chosen.name, key=fingerprint, why="request", count=1)
     if out is None:
         sys.stdout.write(request_pem.decode("ascii"))
         return

@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from responder import audit
+from responder.audit_anchor import command_log, role_log
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
 from responder.errors import SignerEnded, SignerUnavailable, StoreUnavailable
@@ -51,12 +53,18 @@ def presign(
     settings = load_config(config)
     configure_logging("presign", settings.log.level, settings.log.format)
     if check_only:
-        with opened_signers(settings, str(config), SystemClock()):
+        with audit.opened(settings, config, "check"), opened_signers(settings, str(config), SystemClock()):
             return
+    with role_log(settings, config, "presign"):
+        _presign(settings, str(config))
+    log.info("stopped")
+
+
+def _presign(settings: Config, config_file: str) -> None:
     stop = Stop()
     stop.on_signals(signal.SIGTERM, signal.SIGINT)
     clock = SystemClock()
-    with SignerWatch(settings, str(config), clock) as watch, Store.connect(settings, "presign") as store:
+    with SignerWatch(settings, config_file, clock) as watch, Store.connect(settings, "presign") as store:
         pause = STORE_RETRY_FIRST_S
         while not stop.is_set():
             began = clock.monotonic()
@@ -67,7 +75,6 @@ def presign(
                 worked = clock.monotonic() - began > STORE_RETRY_MOST_S
                 pause = STORE_RETRY_FIRST_S if worked else min(2 * pause, STORE_RETRY_MOST_S)
                 stop.wait(pause)
-    log.info("stopped")
 
 
 def _sign(store: Store, watch: SignerWatch, clock: Clock, stop: Stop) -> None:
@@ -102,8 +109,9 @@ def presign_all(config_file: Path, progress: Callable[[int], object] = lambda _:
     settings = load_config(config_file)
     clock = SystemClock()
     with (
-        opened_signers(settings, str(config_file), clock) as (issuers, signers),
         Store.connect(settings, "presign") as store,
+        command_log(settings, config_file, store),
+        opened_signers(settings, str(config_file), clock) as (issuers, signers),
     ):
         return Presigner(store, issuers, signers, clock).run_until_idle(progress)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from prometheus_client import multiprocess
 
+from responder import audit
 from responder.config import ACCEPTED_CONFIG_ENV, Config, HTTPConfig, load_config
 from responder.errors import ConfigError
 from responder.http.server import open_socket
@@ -145,6 +147,7 @@ class Supervisor:
                 assert role.process is not None  # noqa: S101 - _start sets it
                 code = await role.process.wait()
                 self._forget_metrics(role.process.pid)
+                audit.record("role_ended", role=role.name, pid=role.process.pid, exit_code=code)
                 if self._retired(role):
                     return
                 if loop.time() - started > STEADY_AFTER_S:
@@ -191,6 +194,7 @@ class Supervisor:
             # Its own group: a terminal's Ctrl-C reaches the supervisor alone, which then stops the roles in order.
             process_group=0,
         )
+        audit.record("role_started", role=role.name, pid=role.process.pid)
         if self._stopping.is_set() or not role.wanted:
             self._signal(role, signal.SIGTERM)
 
@@ -218,6 +222,7 @@ class Supervisor:
         """Keep the text that the roles are to read, also after the file has changed."""
         self._config = config
         self._accepted = self._write_text("accepted", text)
+        audit.record("config_accepted", config=hashlib.sha256(text).hexdigest())
 
     def _write_text(self, name: str, text: bytes) -> Path:
         path = self._config.data_dir / "run" / f"{name}-{os.getpid()}.toml"
@@ -253,6 +258,7 @@ class Supervisor:
         if problem is not None:
             # A socket that nobody accepts from would take its share of the connections.
             self._close_unused(self._config)
+            audit.record("config_refused", reason=problem)
             log.error("reload_refused", reason=problem)
             return
         try:

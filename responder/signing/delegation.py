@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, PublicKeyAlgorithmOID
 
 from fastpath.ocsp_response import ResponseTemplate
+from responder import audit
 from responder.clock import format_utc
 from responder.config import DAY_S, CAConfig, SignerConfig
 from responder.errors import ConfigError, SignerEnded, SignerUnavailable
@@ -30,6 +31,7 @@ from responder.signing.algorithms import (
     scheme_of,
     verify_signature,
 )
+from responder.signing.ledger import key_fingerprint, key_reference
 from responder.signing.open import open_signer, secret_file_warnings
 from responder.signing.signer import Signer
 
@@ -99,6 +101,7 @@ def open_response_signer(
             issuer, certificate_der, signer.public_key_der, ca.profile, now, config_file, using
         )
         prove_signer(signer)
+        audit.record("sign", ca=ca.name, key=key_fingerprint(signer.public_key_der), why="proof", count=1)
         template = ResponseTemplate(
             hashlib.sha1(public_key_octets(signer.public_key_der), usedforsecurity=False).digest(),
             signer.signature_algorithm_der,
@@ -112,7 +115,7 @@ def open_response_signer(
     if using is ca.ocsp and following is not None and not_after < following.start:
         gap = f"from {format_utc(not_after)} to {format_utc(following.start)} (ocsp.next.from)"
         warnings.append(f"{using.certificate or ca.certificate} ends before ocsp.next takes over: nobody signs {gap}")
-    return ResponseSigner(
+    opened = ResponseSigner(
         signer=signer,
         certificate_der=certificate_der,
         template=template,
@@ -124,6 +127,17 @@ def open_response_signer(
         not_after=not_after,
         warnings=(*warnings, *secret_file_warnings(using)),
     )
+    audit.record(
+        "signer_opened",
+        ca=ca.name,
+        signer=opened.signer_id,
+        key=key_fingerprint(signer.public_key_der),
+        reference=key_reference(using.key),
+        certificate=hashlib.sha256(certificate_der or issuer.certificate_der).hexdigest(),
+        serial=f"{shown.serial_number:x}",
+        not_after=format_utc(not_after),
+    )
+    return opened
 
 
 def prove_signer(signer: Signer) -> None:

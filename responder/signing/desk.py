@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastpath.ocsp_response import encode_cert_id, encode_single_response
-from responder import metrics
-from responder.clock import Clock
+from responder import audit, metrics
+from responder.clock import Clock, format_utc
 from responder.issuers import Issuer, Issuers
 from responder.log import get_logger
 from responder.signing.answers import CLOCK_TOLERANCE_S, NO_TIME, Moment, Terms, Wanted
@@ -84,4 +84,5 @@ def put_desk(desks: dict[str, Desk], store: Store, issuer: Issuer, signer: Respo
     """
     store.put_signer(signer.signer_id, signer.template.to_bytes(), signer.certificate_der or issuer.certificate_der)
     metrics.SIGNER_NOT_AFTER.labels(issuer.name).set(signer.not_after)
+    audit.record("signer_in_use", ca=issuer.name, signer=signer.signer_id, not_after=format_utc(signer.not_after))
     desks[issuer.id] = Desk(issuer, Terms.of(issuer), signer, Press(issuer.name, signer.signer, clock))

@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, PKCS11Error, TokenFlag
 
+from responder import audit
 from responder.errors import ConfigError, InvariantBroken, SignerUnavailable
 from responder.signing.algorithms import RSAPadding, Scheme, public_key_to_der, scheme_of
 from responder.signing.pins import PinSource, RefusedPins
@@ -128,6 +129,7 @@ class _Token:
             try:
                 token = self.module.find_token(self.uri)
                 self.session = self._log_in(token)
+                audit.record("login", token=_name_token(token), session=self.generation + 1)
             except PKCS11Error as error:
                 raise SignerUnavailable(f"{self.uri.describe_token()} cannot be opened: {_why(error)}") from error
             finally:
@@ -177,6 +179,7 @@ class _Token:
                 except pkcs11.UserAlreadyLoggedIn:
                     return token.open()  # logged in through a session that we lost
                 except _PIN_REFUSED as error:
+                    audit.record("login_refused", token=name)
                     pins.record(pin)
                     self._pin.forget_typed()
                     raise SignerUnavailable(

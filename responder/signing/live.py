@@ -17,7 +17,7 @@ from fastpath.ocsp_response import (
     encode_response_extension_nonce,
     pack_answer,
 )
-from responder import metrics
+from responder import audit, metrics
 from responder.clock import Clock
 from responder.errors import CommitConflict, SignerUnavailable, StoreUnavailable
 from responder.live import (
@@ -32,6 +32,7 @@ from responder.live import (
     encode_replies,
 )
 from responder.log import get_logger
+from responder.signing import ledger
 from responder.signing.answers import NO_TIME, Moment, Wanted
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.desk import Desk
@@ -218,7 +219,9 @@ class LiveSigner:
 
     def _sign(self, desk: Desk, before: Sight, drafts: Sequence[_Draft], watch: Watch) -> list[Reply]:
         try:
+            audit.require()
             signatures = desk.press.sign([draft.message for draft in drafts], "live")
+            _record(desk, drafts)
         except SignerUnavailable:
             return [_try_later(draft.waiting) for draft in drafts]
         # Whatever was revoked while this was being signed: the answer is dropped.
@@ -347,6 +350,17 @@ def _draft(desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], b
         log.error("live_answer_not_encoded", ca=desk.issuer.name, error=str(error))
         return ReplyKind.TRY_LATER
     return _Draft(one, moment, texts, bucket, singles, message)
+
+
+def _record(desk: Desk, drafts: Sequence[_Draft]) -> None:
+    ledger.signed_live(
+        desk,
+        {draft.waiting.question.hash_name for draft in drafts},
+        [serial for draft in drafts for serial in draft.waiting.question.serials],
+        [second for draft in drafts for single in draft.singles for second in single[-2:]],
+        [draft.message for draft in drafts],
+        drafts[0].moment.now,
+    )
 
 
 def _try_later(one: _Waiting) -> Reply:

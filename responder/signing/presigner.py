@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fastpath.ocsp_response import pack_answer
-from responder import metrics
+from responder import audit, metrics
 from responder.clock import Clock
 from responder.errors import CommitConflict, OperatorError, SignerUnavailable, StoreUnavailable
 from responder.issuers import Issuers
 from responder.log import get_logger
+from responder.signing import ledger
 from responder.signing.answers import Moment, Wanted, spread_of
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.delegation import ResponseSigner
@@ -123,6 +124,11 @@ class Presigner:
         self._last_refusal = None
         self._claimed = 0
         if not self._guard.agrees():
+            return 0
+        try:
+            audit.require()
+        except SignerUnavailable as error:
+            self._last_refusal = error
             return 0
         self._look_around()
         began = self._clock.monotonic()
@@ -281,6 +287,8 @@ class Presigner:
         for group in plan.groups:
             messages = _messages(desk, hash_name, group, wanted)
             signatures = desk.press.sign(messages, "urgent" if work.is_urgent else "routine", self._between)
+            # Before anything of it is stored: nothing is served that the audit log does not have.
+            ledger.signed(desk, bucket.bucket, hash_name, work.claim.score, group.header, group.serials, messages)
             made += len(signatures)
             header_der = group.header.to_bytes()
             answers = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from responder import metrics
+from responder import audit, metrics
 from responder.clock import Clock
 from responder.errors import SignerUnavailable
 from responder.log import get_logger
@@ -66,6 +66,7 @@ class Press:
         except SignerUnavailable as error:
             self._not_before = self._clock.monotonic() + self._backoff_s
             self._backoff_s = min(2 * self._backoff_s, BACKOFF_MOST_S)
+            audit.record("sign_failed", ca=self._ca, count=len(messages), reason=str(error))
             log.error("signer_unavailable", ca=self._ca, reason=str(error))
             raise
         self._backoff_s = BACKOFF_FIRST_S

@@ -36,8 +36,8 @@ _COMMANDS: dict[str, Sequence[str]] = {
 }
 _KEYS: dict[str, Sequence[str]] = {
     "serve": ("live:ask",),
-    "follow": ("ca:*", "{*}:*"),
-    "presign": ("ca:*", "signer:*", "{*}:answers:*", "{*}:due", "{*}:expiry:*", "{*}:journal", "live:*"),
+    "follow": ("ca:*", "{*}:*", "audit:*"),
+    "presign": ("ca:*", "signer:*", "{*}:answers:*", "{*}:due", "{*}:expiry:*", "{*}:journal", "live:*", "audit:*"),
     "look": (),
 }
 ROLES = ("serve", "follow", "presign")

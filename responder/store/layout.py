@@ -124,6 +124,10 @@ class Layout:
         """Hash of one answer signer: what puts its answers together (``SIGNER_*`` fields)."""
         return f"{self.prefix}signer:{signer_id}"
 
+    def audit(self, machine: str) -> str:
+        """Hash: audit log of a machine -> ``<number> <time> <hash>`` of the last line known to be on its disk."""
+        return f"{self.prefix}audit:{machine}"
+
     def ask(self) -> str:
         """Stream of questions to the presigning role."""
         return f"{self.prefix}live:ask"

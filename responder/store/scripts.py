@@ -369,3 +369,17 @@ redis.set_repl(redis.REPL_NONE)
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 3))
 return redis.call('EXPIRE', KEYS[1], ARGV[2])
 """)
+
+# KEYS audit   ARGV log, line's number, its hash, text, '1' to write whatever stands. Returns whether the text was written,
+# and what stood: an anchor only ever moves on to later lines.
+ANCHOR = Script("""
+local stood = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if ARGV[5] ~= '1' and stood ~= '' then
+  local number = tonumber(string.match(stood, '^%d+') or '0')
+  if number > tonumber(ARGV[2]) or (number == tonumber(ARGV[2]) and string.sub(stood, -64) ~= ARGV[3]) then
+    return {0, stood}
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[4])
+return {1, stood}
+""")

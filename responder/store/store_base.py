@@ -115,6 +115,23 @@ class StoreBase:
         """Raise readers' first guess of a bucket's bits; it never goes back."""
         self._write([("EVALSHA", scripts.GROW.sha, 1, self.layout.ca(ca), bits)], scripts.GROW)
 
+    # --- the audit logs' ends ---------------------------------------------------------------------------------------
+
+    def anchor(self, machine: str, log: str, number: int, digest: str, text: str, *, force: bool) -> tuple[bool, str]:
+        """Keep the last line of a machine's audit log, unless a later one is kept already; ``force``: in any case.
+
+        Returns whether it was done, and what was kept before.
+        """
+        arguments = (log, number, digest, text, int(force))
+        key = self.layout.audit(machine)
+        reply = self._run([("EVALSHA", scripts.ANCHOR.sha, 1, key, *arguments)], scripts.ANCHOR)[0]
+        return bool(reply[0]), reply[1].decode()
+
+    def anchors(self, machine: str) -> dict[str, str]:
+        """Return what is kept of each of a machine's audit logs."""
+        flat = self._link.call("HGETALL", self.layout.audit(machine))
+        return {log.decode(): text.decode() for log, text in values.pairs(flat).items()}
+
     # --- the journal and the server -----------------------------------------------------------------------------------
 
     def journal_ends(self) -> dict[int, int]:
