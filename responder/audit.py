@@ -210,7 +210,10 @@ class AuditLog:
             self._start_after_damage(there[-1])
             return
         self._head = head
-        if torn:
+        if torn and (whole := read_line(torn + b"\n")) and whole == (Head(head.number + 1, whole[0].hash), head.hash):
+            self._write(b"\n")  # all of it is there but for its end
+            self._head = whole[0]
+        elif torn:
             # The last write before a crash, never vouched for. It stays; the next line says what it is.
             line, digest = self._line("recovered", {"octets": len(torn), "sha256": hashlib.sha256(torn).hexdigest()})
             self._write(b"\n" + line)

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 from responder.audit import GENESIS, Head, read_line
 
 ANCHOR_WITHIN_S = 10.0  # lines younger than that may still be waiting for their anchor
+TORN_WAIT_S = 0.1  # after which a line under way is there
 MOST_TOLD = 20  # problems of one log that are told one by one
 
 
@@ -194,7 +195,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     with open_file(path) as file:
         for line in file:
             if not line.endswith(b"\n") and path.suffix != ".gz":
-                time.sleep(0.1)
+                time.sleep(TORN_WAIT_S)
                 line += file.readline()
             yield line
 

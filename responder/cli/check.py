@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from responder import audit
 from responder.clock import SystemClock, format_utc
 from responder.config import Config, SignerConfig, load_config
 from responder.errors import RevocastError
@@ -24,7 +25,8 @@ def check(config: ConfigFile) -> None:
     """Check configuration, keys, certificates, Redis and clock; exit code 1 if anything is wrong."""
     settings = load_config(config)
     findings = [Finding("ok", "configuration", str(config))]
-    findings += _signers(settings, str(config))
+    with audit.opened(settings, config, "check"):  # each key is tried
+        findings += _signers(settings, str(config))
     findings += _store(settings)
     table = Table("", "what", "found", show_lines=False)
     for finding in findings:
