@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from responder import __version__, metrics
 from responder.clock import Clock, SystemClock
 from responder.config import Config, config_digest
-from responder.errors import AuditUnavailable
+from responder.errors import AuditUnavailable, InvariantBroken
 from responder.log import get_logger
 
 log = get_logger(__name__)
@@ -50,6 +50,8 @@ class Head(NamedTuple):
 
 def encode_line(fields: Mapping[str, Any], prev: str) -> tuple[bytes, str]:
     """Return a line and its hash: SHA-256 over the line as it is without ``hash``, which has ``prev`` in it."""
+    if "prev" in fields or "hash" in fields:
+        raise InvariantBroken("prev and hash are the chain's own")
     body = _encode({**fields, "prev": prev}).encode()
     digest = hashlib.sha256(body).hexdigest()
     return b'%b,"hash":"%b"}\n' % (body[:-1], digest.encode()), digest

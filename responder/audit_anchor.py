@@ -124,12 +124,18 @@ def role_log(config: Config, config_file: Path, role: Role) -> Iterator[None]:
 @contextlib.contextmanager
 def command_log(config: Config, config_file: Path, store: Store) -> Iterator[None]:
     """Have the audit log of a command, and anchor it at the end; where that fails, a role will, or verify tells."""
+    kept = Anchors(store, audit.directory_of(config), config.audit.machine_name, SystemClock())
+
+    def move_on() -> None:
+        try:
+            kept.move_on()
+        except (StoreUnavailable, OSError) as error:
+            log.error("audit_not_anchored", error=str(error))
+
     with audit.opened(config, config_file, "command"):
+        move_on()  # lines that were lost since the last time are told of in the log
         yield
-    try:
-        Anchors(store, audit.directory_of(config), config.audit.machine_name, SystemClock()).move_on()
-    except (StoreUnavailable, OSError) as error:
-        log.error("audit_not_anchored", error=str(error))
+    move_on()
 
 
 def _keep(config: Config, role: Role, stop: Stop) -> None:

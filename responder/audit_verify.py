@@ -63,7 +63,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             files += sorted([*path.glob("*.log"), *path.glob("*.log.gz")])
-        else:
+        elif path.exists():
             files.append(path)
     return files
 

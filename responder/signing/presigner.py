@@ -285,6 +285,7 @@ class Presigner:
         made = 0
         replace = plan.afresh
         for group in plan.groups:
+            audit.require()
             messages = _messages(desk, hash_name, group, wanted)
             signatures = desk.press.sign(messages, "urgent" if work.is_urgent else "routine", self._between)
             # Before anything of it is stored: nothing is served that the audit log does not have.

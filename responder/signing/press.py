@@ -49,11 +49,16 @@ class Press:
         if self._clock.monotonic() < self._not_before:
             raise SignerUnavailable(f"the signer of {self._ca} failed a moment ago")
         signatures: list[bytes] = []
-        while len(signatures) < len(messages):
-            if signatures:
-                between()
-            part = messages[len(signatures) : len(signatures) + self.slice_size]
-            signatures += self._sign_slice(part, first=not signatures)
+        try:
+            while len(signatures) < len(messages):
+                if signatures:
+                    between()
+                part = messages[len(signatures) : len(signatures) + self.slice_size]
+                signatures += self._sign_slice(part, first=not signatures)
+        except BaseException:
+            if signatures:  # the key was used, though nothing comes of it
+                audit.record("signatures_dropped", ca=self._ca, count=len(signatures))
+            raise
         metrics.SIGNATURES.labels(self._ca, why).inc(len(messages))
         return signatures
 
