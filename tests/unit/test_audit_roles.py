@@ -123,14 +123,11 @@ def test_live_answers_are_a_line_a_batch(room: Room, log: AuditLog) -> None:
     room.load({1: GOOD, 2: GOOD})
     signer = room.live()
     asked = [Question(at, room.issuer.id, "sha384", (serial_to_octets(at),)) for at in (1, 2)]
-    room.store.xadd(
-        room.store.layout.ask(),
-        live.encode_ask("w1", int(room.clock.now() * 1000), asked),
-        maxlen=live.ASK_MAXLEN,
-    )
-    while signer.poll() == 0:
-        pass
-    replies = live.decode_replies(room.store.xread(room.store.layout.replies("w1"), b"0")[0][1])
+    at_ms = int(room.clock.now() * 1000)
+    client, layout = room.server.client(), room.store.layout
+    client.xadd(layout.ask(), live.encode_ask("w1", at_ms, asked), id=f"{at_ms}-*")
+    assert signer.poll() == 2
+    replies = [reply for _, fields in client.xrange(layout.replies("w1")) for reply in live.decode_replies(fields)]
     assert [reply.kind for reply in replies] == [ReplyKind.ANSWER] * 2
     (line,) = lines(room.directory / "audit", "sign")
     assert (line["why"], line["count"], line["serials"], line["certid"]) == ("live", 2, "01 02", "sha384")
