@@ -66,7 +66,8 @@ def _cell(one: CAPlan, name: str) -> str:
         case "validity":
             return _time(one.validity_s)
         case "refreshed":
-            return f"{_time(one.refreshed_after_s[0])} to {_time(one.refreshed_after_s[1])}"
+            least, most = map(_time, one.refreshed_after_s)
+            return least if least == most else f"{least} to {most}"
         case "needed_per_s":
             return f"{one.needed_per_s:,.2f}"
         case "utilisation":

@@ -13,7 +13,8 @@ from functools import cached_property
 from responder.config import OCSPConfig
 from responder.signing.answers import Moment, Terms
 
-SPREAD_STEPS = 64  # at which the refresh rule is asked: the mean is exact to a few parts in ten thousand
+SOME_DAY = 1_800_000_000  # the rule is the same every day; it is asked in whole seconds
+SPREAD_STEPS = 64  # at which the refresh rule is asked
 # Of the key's time that routine work may take. The rest is for revocations, new certificates, live answers, and for
 # catching up: with it a whole signing after an outage ends well before the first answer does.
 ROUTINE_SHARE = 0.7
@@ -48,8 +49,10 @@ class Refresh:
     terms: Terms
 
     def after_s(self, spread: float) -> int:
-        """Return how long after thisUpdate an answer is signed again; ``spread`` is its bucket's."""
-        return Moment(self.terms, 0, 0, self.terms.validity, "").refresh_at(0, spread)
+        """Return how long after one signing the next one is, once a bucket has found its moment; ``spread`` is its own."""
+        moment = Moment(self.terms, SOME_DAY, SOME_DAY, SOME_DAY + self.terms.validity, "")
+        first = moment.refresh_at(SOME_DAY, SOME_DAY, spread)
+        return moment.refresh_at(first, first, spread) - first
 
     @cached_property
     def intervals(self) -> list[int]:
