@@ -34,7 +34,7 @@ from responder.signing.capacity import (
     utilisation,
 )
 from responder.signing.census import Census
-from responder.signing.delegation import open_response_signer
+from responder.signing.rollover import open_configured
 from responder.signing.trial import TRIAL_S, Trial, try_pace, usual_signature_bytes
 from responder.store.fitness import MEMORY_ALARM
 from responder.store.layout import PARTITIONS
@@ -212,15 +212,16 @@ def _trials(
     trials: dict[str, Trial] = {}
     clock = SystemClock()
     for issuer in issuers:
+        using = issuer.config.ocsp.signers_at(clock.now())[0]
         if measure and sign_rate is None:
-            opened = open_response_signer(issuer.config, issuer, settings.data_dir, clock.now(), config_file)
+            opened = open_configured(using, issuer, settings, config_file, clock.now())
             try:
                 trials[issuer.name] = try_pace(opened.signer, clock, TRIAL_S)
             finally:
                 opened.close()
             continue
-        file = issuer.config.ocsp.certificate
-        der = load_certificate(file, config_file, f"ca[{issuer.name}].ocsp.certificate") if file else None
+        file = using.certificate
+        der = load_certificate(file, config_file, f"ca[{issuer.name}].{using.table}.certificate") if file else None
         public_key = x509.load_der_x509_certificate(der or issuer.certificate_der).public_key()
         trials[issuer.name] = Trial(sign_rate or 0.0, usual_signature_bytes(public_key), 0)
     return trials
