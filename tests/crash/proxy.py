@@ -129,6 +129,10 @@ class StrikingProxy:
             self.struck.clear()
             self._strike = _Strike(k, deliver, cut, then, pid, name)
 
+    def has_struck(self, code: int) -> bool:
+        """Say whether the client met its strike, from its exit code: one that was killed may be gone before ``then`` returns."""
+        return self.struck.wait(DONE_WITHIN_S) if code < 0 else self.struck.is_set()
+
     def heal(self) -> None:
         """Pass everything on again; counting starts anew."""
         with self._lock:

@@ -49,6 +49,7 @@ class Pair(RedisServer):
 
     def __init__(self, proxy_to: Callable[..., StrikingProxy]) -> None:
         # One socket that leads to whichever is in charge: nothing of the base class is started here.
+        self._clients = []
         self.primary, self.replica = (start_redis(repl_diskless_sync_delay="0") for _ in range(2))
         self.link = proxy_to(None, self.primary.socket_path, count=False)
         self.way = proxy_to(self.primary.directory / "proxy.sock", self.primary.socket_path, count=False)
@@ -59,7 +60,7 @@ class Pair(RedisServer):
         return f"unix://{self.way.path}"
 
     def store(self, prefix: str = "rc:", **options: object) -> Store:
-        return store_at(str(self.way.path), timeout_s=WAIT_S, **options)
+        return self.adopt(store_at(str(self.way.path), timeout_s=WAIT_S, **options))
 
     @staticmethod
     def follow(replica: RedisServer, link: StrikingProxy) -> None:
@@ -74,6 +75,8 @@ class Pair(RedisServer):
         self.way.switch(self.replica.socket_path)
 
     def stop(self) -> None:
+        for client in self._clients:
+            client.close()
         for server in (self.primary, self.replica):
             server.stop()
 

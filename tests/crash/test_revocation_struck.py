@@ -52,7 +52,7 @@ def test_revocation_is_made_whole_or_not_at_all(
         proxy.strike(k, deliver=deliver, then=(lambda pid: os.kill(pid, signal.SIGKILL)) if kill else lambda _: None)
         said, code = driver.run(**task)
         after = snapshot.take(client)
-        if not proxy.struck.is_set():
+        if not proxy.has_struck(code):
             assert (said, code) == ("acknowledged", 0)
             assert all(revocation.traces(before, after).values())
             break
