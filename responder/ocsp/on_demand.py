@@ -29,6 +29,7 @@ from responder.store.redis_store import EdgeStore
 log = get_logger(__name__)
 
 PROBE_S = 1.0  # while the presigner is silent: how often it is asked all the same
+REPLIES_A_TURN = 32  # of the loop, half a millisecond: ready answers do not wait for more of those that were signed
 MAX_ASKED = 3  # times that one question is asked whose bucket the journal keeps naming
 FIRST_ID = b"0-0"  # the stream is this process's own: nothing in it is older than the first question
 _IDS = 2**32
@@ -218,9 +219,13 @@ class OnDemandSource:
                 continue
             for fields in entries:
                 try:
-                    self.take(live.decode_replies(fields))
+                    replies = live.decode_replies(fields)
                 except ValueError as error:
                     log.error("live_reply_malformed", error=str(error))
+                    continue
+                for at in range(0, len(replies), REPLIES_A_TURN):
+                    self.take(replies[at : at + REPLIES_A_TURN])
+                    await asyncio.sleep(0)
 
     def take(self, replies: Iterable[Reply]) -> None:
         """Hand replies to those who wait for them."""

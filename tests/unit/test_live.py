@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from asn1crypto import ocsp as asn1_ocsp
@@ -17,6 +18,7 @@ from responder.clock import ManualClock, format_utc
 from responder.errors import SignerUnavailable
 from responder.live import Question, Reply, ReplyKind
 from responder.model import serial_to_octets
+from responder.signing import live as live_signing
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.live import LiveSigner
 from tests.signing_room import DAY_S, GOOD, Room
@@ -392,6 +394,57 @@ def test_old_questions_are_dropped(room: Room, asker: Asker) -> None:
     while asker.live._queue:
         asker.live.poll()
     assert asker.receive() == []
+
+
+def test_the_queue_is_bounded_and_the_rest_stays_in_the_stream(
+    room: Room, asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SEC-01: however many workers ask; what is left is dropped when it is old."""
+    monkeypatch.setattr(live_signing, "QUEUE_MOST", 10)
+    monkeypatch.setattr(live_signing, "READ_ENTRIES", 2)
+    room.load({1: GOOD})
+    for _ in range(9):
+        asker.send(*[("sha1", [1], NONCE)] * 20)
+    stream, taken = room.store.layout.ask(), 0
+    while asker.live.poll() or asker.live._queue:
+        left = room.server.client().xlen(stream)
+        assert 9 - left - taken <= 4, "two entries at a time, and two more in the first poll"
+        assert len(asker.live._queue) <= 9 + 2 * 20
+        taken = 9 - left
+    assert taken == 9
+    assert len(asker.receive()) == 180
+
+
+def test_of_several_presigners_one_answers_each_question(room: Room, asker: Asker) -> None:
+    room.load(dict.fromkeys(range(1, 200), GOOD))
+    other = Asker(room, room.live())
+    for first in range(1, 200, 5):
+        asker.send(*[("sha1", [serial], NONCE) for serial in range(first, first + 5) if serial < 200])
+    while asker.live.poll() or other.live.poll() or asker.live._queue or other.live._queue:
+        pass
+    replies = asker.receive()
+    assert sorted(reply.id for reply in replies) == list(range(1, 200))
+    assert {reply.kind for reply in replies} == {ReplyKind.ANSWER}
+    assert room.key.count == 199
+
+
+def test_a_batch_costs_three_trips_whatever_it_holds(room: Room, asker: Asker) -> None:
+    """Statuses before and after, and one that replies and takes what is next."""
+    room.load(dict.fromkeys(range(1, 200), GOOD))
+    asker.ask("sha1", [1], NONCE)  # scripts, clock and the key's pace are known from here on
+    trips: list[int] = []
+    link = asker.live._store._link
+    real = link.send_packed
+
+    def counted(packed: bytes, count: int) -> Any:
+        trips.append(count)
+        return real(packed, count)
+
+    link.send_packed = counted  # type: ignore[method-assign]
+    asker.send(*[("sha1", [serial], NONCE) for serial in range(1, 4)])
+    asker.live.poll()
+    assert trips == [1, 4, 4, 2]
+    assert len(asker.receive()) == 3
 
 
 def test_what_a_captured_worker_may_write(room: Room, asker: Asker) -> None:

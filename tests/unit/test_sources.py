@@ -15,6 +15,7 @@ from responder import live
 from responder.errors import StoreUnavailable
 from responder.live import Reply, ReplyKind
 from responder.log import configure_logging
+from responder.ocsp import on_demand as on_demand_module
 from responder.ocsp.answer import LiveAnswer, NotReady, Outcome, Question, question_of
 from responder.ocsp.on_demand import OnDemandSource
 from responder.ocsp.stored import Found
@@ -265,6 +266,85 @@ def test_questions_are_bounded_in_number(room: Room, monkeypatch: pytest.MonkeyP
         edge.good(await edge.ask(SERIALS[7], nonce=bytes(16)), SERIALS[7], "stored")
         assert {(await one).outcome for one in waiting} == {Outcome.NOT_SIGNED}
         assert not edge.edge.on_demand._pending
+
+
+def test_questions_gather_while_an_entry_is_on_its_way(room: Room) -> None:
+    """The busier Redis is, the more questions an entry holds; none waits for more than the one before."""
+
+    @in_edge(room)
+    async def _(edge: EdgeRoom) -> None:
+        entries, gate = note_entries(edge), asyncio.Event()
+        real = edge.edge.store.ask
+
+        async def slow(fields: Mapping[bytes, bytes]) -> None:
+            await real(fields)
+            await gate.wait()
+
+        edge.edge.store.ask = slow  # type: ignore[method-assign]
+        asked = [asyncio.ensure_future(edge.ask(SERIALS[0], nonce=bytes([1] * 16)))]
+        await until("the first entry", lambda: entries)
+        for n in range(2, 9):
+            asked.append(asyncio.ensure_future(edge.ask(SERIALS[n], nonce=bytes([n] * 16))))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert len(entries) == 1
+        gate.set()
+        async with edge.presigning():
+            for result in await asyncio.gather(*asked):
+                assert result.source == "on_demand"
+        assert [len(live.decode_ask(fields).questions) for fields in entries] == [1, 7]
+
+
+def test_ready_answers_do_not_wait_for_live_ones(room: Room) -> None:
+    """DESIGN §6: with the live queue full, a hot answer goes out in the same turn of the loop, without a call to Redis."""
+
+    @in_edge(room)
+    async def _(edge: EdgeRoom) -> None:
+        on_demand = edge.edge.on_demand
+        edge.good(await edge.ask(SERIALS[0]), SERIALS[0], "stored")
+        for n in range(live.MAX_QUESTIONS):
+            on_demand.ask([question(room, SERIALS[1])], b"\x04\x02" + n.to_bytes(2, "big"), lambda _: None)
+        assert len(on_demand._pending) == live.MAX_QUESTIONS
+        edge.pipelines.clear()
+        for _ in range(3):
+            edge.good(edge.ask_at_once(SERIALS[0]), SERIALS[0], "table")
+            await asyncio.sleep(0)  # sends the questions, and goes on with them
+        assert not any(len(commands) > 1 for commands in edge.pipelines), "no read of statuses or answers"
+        # Nor for replies: of those that come at once a turn of the loop takes a few.
+        order: list[str] = []
+        real = on_demand.take
+
+        def taken(replies: Sequence[Reply]) -> None:
+            order.append("live")
+            assert len(replies) <= on_demand_module.REPLIES_A_TURN
+            real(replies)
+            loop.call_soon(lambda: order.append("hot"))
+
+        loop = asyncio.get_running_loop()
+        on_demand.take = taken  # type: ignore[assignment,method-assign]
+        entry = live.encode_replies([Reply(n, ReplyKind.TRY_LATER) for n in range(1, live.MAX_QUESTIONS + 1)])
+        room.server.client().xadd(room.store.layout.replies(on_demand._worker_id), entry)
+        reader = asyncio.ensure_future(on_demand.run())
+        await until("all replies", lambda: not on_demand._pending)
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+        assert order[:6] == ["live", "hot"] * 3
+        assert order.count("live") == -(-live.MAX_QUESTIONS // on_demand_module.REPLIES_A_TURN)
+
+
+def test_a_reply_that_nobody_can_take_costs_the_others_nothing(room: Room) -> None:
+    @in_edge(room)
+    async def _(edge: EdgeRoom) -> None:
+        configure_logging("test", "critical")
+
+        def fail(_: LiveAnswer | Outcome) -> None:
+            raise RuntimeError("a mistake")
+
+        on_demand = edge.edge.on_demand
+        on_demand.ask([question(room, SERIALS[0])], b"\x04\x01\x01", fail)
+        other = asyncio.ensure_future(ask_live(on_demand, question(room, SERIALS[1]), nonce=b"\x04\x01\x02"))
+        async with edge.presigning():
+            assert isinstance(await other, LiveAnswer)
 
 
 def test_live_answers_are_compared_with_their_question(room: Room) -> None:
