@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from responder import metrics
 from responder.clock import SystemClock, parse_utc
+from responder.errors import SignerUnavailable
 from responder.http.message import Request, Response
 from responder.roles.admin import AdminHandler
 from responder.roles.health import Probe
@@ -159,6 +160,21 @@ def test_a_source_that_stands_still_is_not_the_keys_fault(working: Working) -> N
             working.presigner.run_once()
             clock.advance(20)
     assert BEHIND not in [line["event"] for line in logs]
+
+
+def test_a_key_that_fails_is_not_a_slow_one(working: Working) -> None:
+    """What waits then is no matter of pace: signer_unavailable is said of it, and nothing else."""
+    working.each_s = 7.0
+    working.work(SUSTAINED_S / 2)
+    assert value("presign_wait_seconds") > LEAST_WAIT_S
+
+    def fail() -> None:
+        raise SignerUnavailable("the token is gone")
+
+    working.room.key.on_sign = fail
+    working.work(2 * SUSTAINED_S)
+    assert working.events() == []
+    assert value("presign_utilisation") > 1
 
 
 def test_what_is_needed_is_what_is_signed(make_room: RoomMaker) -> None:
