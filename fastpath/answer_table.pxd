@@ -16,6 +16,7 @@ cdef enum:
     FLAG_REFERENCED = 0x10  # found since it was written or last moved
     FLAG_DEAD = 0x20  # dropped: no slot of the index names it
     FLAG_WHOLE = 0x40  # holds an OCSPResponse as it is, not a packed answer
+    FLAG_DUAL = 0x80  # answers for SHA-256 too; its own hash is SHA-1
 
 cdef packed struct RecordHead:
     PyObject* terms  # a counted reference to AnswerTerms; NULL in an AbsentTable
@@ -63,7 +64,8 @@ cdef class Records:
     cdef uint32_t _group_mask
     cdef unsigned char* _moving  # room for one record
 
-    # The record of a serial, or NULL; `serial` has at most MAX_SERIAL octets. Marks it as wanted.
+    # The record of a serial, or NULL; `serial` has at most MAX_SERIAL octets. Marks it as wanted. For SHA-256 it may be a
+    # dual one.
     cdef RecordHead* find(self, int issuer, int hash_kind, const unsigned char* serial, Py_ssize_t size) noexcept
     cdef uint32_t _home(self, int issuer, int hash_kind, const unsigned char* serial, Py_ssize_t size) noexcept nogil
     cdef uint32_t _home_of(self, const RecordHead* record) noexcept nogil
@@ -74,6 +76,7 @@ cdef class Records:
     cdef bint _is_outdated(self, const RecordHead* record) noexcept nogil
     cdef void _free_slot(self, Py_ssize_t slot) noexcept nogil
     cdef void _kill(self, RecordHead* record, Py_ssize_t slot) noexcept
+    cdef RecordHead* _look(self, int issuer, int hash_kind, const unsigned char* serial, Py_ssize_t size) noexcept
     cdef bint _drop(self, int issuer, int hash_kind, const unsigned char* serial, Py_ssize_t size) noexcept
     cdef Py_ssize_t _room(self, Py_ssize_t size) noexcept nogil
     cdef RecordHead* _append(self, Py_ssize_t size) noexcept nogil

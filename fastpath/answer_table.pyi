@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Self, final
 
 from fastpath.ocsp_response import AnswerHeader, ResponseTemplate
@@ -87,6 +87,7 @@ class Records:
 class AnswerTable(Records):
     """Ready answers by CA, CertID hash algorithm and serial.
 
+    A dual answer is kept once, whichever of its two algorithms it was put by, and found by both.
     ``ca`` is the store's id of the CA, ``hash_name`` sha1, sha256, sha384 or sha512, ``bucket_hash``
     layout.serial_hash of the serial. Other names raise ValueError. Serials are contents octets; none longer than a
     request may have is kept, nor a body above 65535 octets.
@@ -114,13 +115,22 @@ class AnswerTable(Records):
         cert_status: int,
         response_der: bytes,
         etag_digest: bytes,
+        is_dual: bool = False,
     ) -> None:
-        """Remember an OCSPResponse as it is."""
+        """Remember an OCSPResponse as it is; ``is_dual``: it has the CertIDs of both SHA-1 and SHA-256."""
 
-    def get(self, ca: str, hash_name: str, serial_octets: bytes, cert_id_der: bytes) -> TableAnswer | None:
+    def get(
+        self,
+        ca: str,
+        hash_name: str,
+        serial_octets: bytes,
+        cert_id_der: bytes,
+        both: Callable[[bytes], tuple[bytes, bytes]] = ...,
+    ) -> TableAnswer | None:
         """Return what is remembered, or None; it may be past its nextUpdate.
 
-        ``cert_id_der`` is the CertID of that CA, algorithm and serial, in encode_cert_id's form.
+        ``cert_id_der`` is the CertID of that CA, algorithm and serial, in encode_cert_id's form; ``both`` makes the
+        CA's SHA-1 and SHA-256 CertIDs of a serial, for an answer that has both.
         """
 
     def drop(self, ca: str, hash_name: str, serial_octets: bytes) -> None:

@@ -1,7 +1,7 @@
 """What a worker remembers: ready answers, and serials that are not there. In bounded bytes, without a Python object each.
 
 Records lie one behind the other in a ring, and an index of open addressing (32-bit slots, linear probing) finds them by
-issuer, hash algorithm and serial. Room is made at the ring's tail, as CLOCK does: a record that was found since it was
+issuer, hash algorithm and serial; a dual answer is one record, found for SHA-1 and for SHA-256. Room is made at the ring's tail, as CLOCK does: a record that was found since it was
 written, or since it was last passed, is written again at the head, the others go. So what is asked for again and again
 stays, and what was asked for once goes through the ring once, whatever its number (docs/architecture.md).
 
@@ -26,7 +26,7 @@ import secrets
 from fastpath.ocsp_request cimport HASH_SHA1, HASH_SHA256, HASH_SHA384, HASH_SHA512, HashKind
 from fastpath.ocsp_response cimport AnswerHeader, ResponseTemplate, cert_status_of_packed
 
-from fastpath.ocsp_response import assemble
+from fastpath.ocsp_response import assemble, is_dual
 
 cdef extern from *:
     """
@@ -59,6 +59,15 @@ cdef HashKind hash_kind_named(str hash_name) except *:
     if kind is None:
         raise ValueError(f"hash_name is {hash_name!r}: must be one of {', '.join(HASH_KINDS)}")
     return kind
+
+
+cdef int flags_of(str hash_name, bint is_dual) except -1:
+    cdef int hash_kind = hash_kind_named(hash_name)
+    if not is_dual:
+        return hash_kind
+    if hash_kind not in (HASH_SHA1, HASH_SHA256):
+        raise ValueError(f"hash_name is {hash_name!r}: a dual answer is for sha1 and sha256")
+    return HASH_SHA1 | FLAG_DUAL
 
 
 cdef inline Py_ssize_t record_size(const RecordHead* record) noexcept nogil:
@@ -329,6 +338,16 @@ cdef class Records:
     # --- reading and writing --------------------------------------------------------------------------------------------
 
     cdef RecordHead* find(self, int issuer, int hash_kind, const unsigned char* serial, Py_ssize_t size) noexcept:
+        cdef RecordHead* record = self._look(issuer, hash_kind, serial, size)
+        if record == NULL and hash_kind == HASH_SHA256:
+            record = self._look(issuer, HASH_SHA1, serial, size)
+            if record != NULL and not record.flags & FLAG_DUAL:
+                return NULL
+        if record != NULL:
+            record.flags |= FLAG_REFERENCED
+        return record
+
+    cdef RecordHead* _look(self, int issuer, int hash_kind, const unsigned char* serial, Py_ssize_t size) noexcept:
         cdef Py_ssize_t slot = self._slot_of(issuer, hash_kind, serial, size)
         cdef RecordHead* record
         if self._slots[slot] == 0:
@@ -337,7 +356,6 @@ cdef class Records:
         if self._is_outdated(record):
             self._kill(record, slot)
             return NULL
-        record.flags |= FLAG_REFERENCED
         return record
 
     cdef bint _drop(self, int issuer, int hash_kind, const unsigned char* serial, Py_ssize_t size) noexcept:
@@ -378,6 +396,9 @@ cdef class Records:
             return 0  # never asked for
         if self._drop(issuer, flags & FLAG_HASH, serial, serial_size):
             flags |= FLAG_REFERENCED  # asked for again: that is what brought it here
+        # What answers for SHA-256 alone would be found before this one.
+        if flags & FLAG_DUAL and self._drop(issuer, HASH_SHA256, serial, serial_size):
+            flags |= FLAG_REFERENCED
         if body_size > MAX_BODY:
             return 0  # rare enough to be fetched each time
         # A quarter of the slots stays free: see __cinit__.
@@ -418,7 +439,7 @@ cdef class AnswerTable(Records):
         bytes packed not None,
         bytes etag_digest not None,
     ):
-        cdef int flags = hash_kind_named(hash_name) | cert_status_of_packed(packed) << FLAG_STATUS_SHIFT
+        cdef int flags = flags_of(hash_name, is_dual(packed)) | cert_status_of_packed(packed) << FLAG_STATUS_SHIFT
         if terms.template is None:
             raise ValueError("terms without a template put no packed answer together")
         self._put(
@@ -441,12 +462,13 @@ cdef class AnswerTable(Records):
         int cert_status,
         bytes response_der not None,
         bytes etag_digest not None,
+        bint is_dual=False,
     ):
         if not 0 <= cert_status <= 2:
             raise ValueError(f"cert_status is {cert_status}: must be 0 (good), 1 (revoked) or 2 (unknown)")
         self._put(
             self._number(ca),
-            hash_kind_named(hash_name) | cert_status << FLAG_STATUS_SHIFT | FLAG_WHOLE,
+            flags_of(hash_name, is_dual) | cert_status << FLAG_STATUS_SHIFT | FLAG_WHOLE,
             serial_octets,
             bucket_hash,
             terms,
@@ -454,7 +476,14 @@ cdef class AnswerTable(Records):
             response_der,
         )
 
-    def get(self, str ca not None, str hash_name not None, bytes serial_octets not None, bytes cert_id_der not None):
+    def get(
+        self,
+        str ca not None,
+        str hash_name not None,
+        bytes serial_octets not None,
+        bytes cert_id_der not None,
+        both=None,
+    ):
         cdef RecordHead* record
         cdef TableAnswer answer
         cdef bytes body
@@ -475,18 +504,25 @@ cdef class AnswerTable(Records):
         body = PyBytes_FromStringAndSize(<const char*>body_of(record), record.body_size)
         if record.flags & FLAG_WHOLE:
             answer.response_der = body
+        elif record.flags & FLAG_DUAL:
+            sha1_der, sha256_der = both(serial_octets)
+            answer.response_der = assemble(answer.terms.template, answer.terms.header, sha1_der, body, sha256_der)
         else:
             answer.response_der = assemble(answer.terms.template, answer.terms.header, cert_id_der, body)
         return answer
 
     def drop(self, str ca not None, str hash_name not None, bytes serial_octets not None):
-        if PyBytes_GET_SIZE(serial_octets) <= MAX_SERIAL:
-            self._drop(
-                self._number(ca),
-                hash_kind_named(hash_name),
-                <const unsigned char*>PyBytes_AS_STRING(serial_octets),
-                PyBytes_GET_SIZE(serial_octets),
-            )
+        cdef int issuer = self._number(ca)
+        cdef int hash_kind = hash_kind_named(hash_name)
+        cdef const unsigned char* serial = <const unsigned char*>PyBytes_AS_STRING(serial_octets)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(serial_octets)
+        cdef RecordHead* record
+        if size > MAX_SERIAL:
+            return
+        self._drop(issuer, hash_kind, serial, size)
+        record = self.find(issuer, hash_kind, serial, size)
+        if record != NULL:
+            self._drop(issuer, record.flags & FLAG_HASH, serial, size)
 
 
 @cython.final

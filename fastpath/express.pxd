@@ -29,6 +29,9 @@ cdef struct IssuerKey:
     unsigned char[MAX_HASH] issuer_key_hash
     unsigned char[MAX_CERT_ID] prefix
     Py_ssize_t prefix_size
+    # The same CA's keys of the two CertIDs that a dual answer has; NULL: the lane was not given it.
+    const IssuerKey* sha1
+    const IssuerKey* sha256
 
 
 cdef struct Found:

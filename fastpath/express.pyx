@@ -36,6 +36,7 @@ from libc.string cimport memchr, memcmp, memcpy
 
 from fastpath.answer_table cimport (
     ETAG_OCTETS,
+    FLAG_DUAL,
     FLAG_WHOLE,
     AnswerTable,
     AnswerTerms,
@@ -49,7 +50,7 @@ from fastpath.answer_table cimport (
 from fastpath.der cimport DER_OK, TAG_INTEGER, TAG_SEQUENCE, DerReader, der_equals
 from fastpath.der_write cimport der_put_header, der_put_octets, der_size
 from fastpath.http_target cimport MAX_TARGET, TARGET_OK, decode_octets
-from fastpath.ocsp_request cimport HASH_OTHER, HashKind, RequestScan, scan_ocsp_request
+from fastpath.ocsp_request cimport HASH_OTHER, HASH_SHA1, HASH_SHA256, HashKind, RequestScan, scan_ocsp_request
 from fastpath.ocsp_response cimport AnswerPlan, measure_answer, write_answer
 
 from fastpath.ocsp_response import encode_cert_id
@@ -282,6 +283,9 @@ cdef class ExpressLane:
         cdef IssuerKey* key
         cdef uint32_t slot
         cdef bytes name_hash, key_hash, der
+        cdef const IssuerKey* sha1
+        cdef const IssuerKey* sha256
+        cdef Py_ssize_t first, at
         self._table = table
         self._now, self._age, self._date_line = now, age, date_line
         self._status_line, self._to_length, self._post_to_length, self._etag_open, self._age_open, self._age_close = heads
@@ -306,6 +310,7 @@ cdef class ExpressLane:
         if self._blind == NULL or self._keys == NULL or self._key_slots == NULL:
             raise MemoryError("no room for the issuers")
         for issuer, (hashes, _) in enumerate(issuers):
+            first = self._key_count
             for hash_name, name_hash, key_hash in hashes:
                 key = &self._keys[self._key_count]
                 key.issuer = issuer
@@ -323,6 +328,14 @@ cdef class ExpressLane:
                     slot = (slot + 1) & self._key_mask
                 self._key_count += 1
                 self._key_slots[slot] = <uint32_t>self._key_count
+            sha1 = sha256 = NULL
+            for at in range(first, self._key_count):
+                if self._keys[at].hash_kind == HASH_SHA1:
+                    sha1 = &self._keys[at]
+                elif self._keys[at].hash_kind == HASH_SHA256:
+                    sha256 = &self._keys[at]
+            for at in range(first, self._key_count):
+                self._keys[at].sha1, self._keys[at].sha256 = sha1, sha256
 
     def __dealloc__(self):
         free(self._keys)
@@ -387,7 +400,8 @@ cdef class ExpressLane:
     cdef Finding _look_up(self, Found* found, const unsigned char* serial, Py_ssize_t serial_size) noexcept:
         cdef const RecordHead* record = self._table.find(found.key.issuer, found.key.hash_kind, serial, serial_size)
         cdef AnswerTerms terms
-        cdef Py_ssize_t cert_id_size
+        cdef const IssuerKey* key
+        cdef Py_ssize_t second_size = 0
         if record == NULL:
             return MISSING
         terms = <AnswerTerms>record.terms
@@ -403,9 +417,20 @@ cdef class ExpressLane:
         if record.flags & FLAG_WHOLE:
             found.body_size = record.body_size
         else:
-            cert_id_size = found.key.prefix_size + 2 + record.serial_size
+            key = found.key
+            if record.flags & FLAG_DUAL:
+                if key.sha1 == NULL or key.sha256 == NULL:
+                    return NOT_MINE
+                second_size = der_size(key.sha256.prefix_size + 2 + record.serial_size)
+                key = key.sha1
             found.body_size = measure_answer(
-                &found.plan, terms.template, terms.header, der_size(cert_id_size), body_of(record), record.body_size
+                &found.plan,
+                terms.template,
+                terms.header,
+                der_size(key.prefix_size + 2 + record.serial_size),
+                second_size,
+                body_of(record),
+                record.body_size,
             )
             if found.body_size < 0:
                 return NOT_MINE
@@ -453,13 +478,18 @@ cdef class ExpressLane:
     cdef unsigned char* _write_body(self, unsigned char* at, const Found* found) noexcept:
         cdef const RecordHead* record = found.record
         cdef AnswerTerms terms = <AnswerTerms>record.terms
-        cdef unsigned char[MAX_CERT_ID] cert_id
+        cdef unsigned char[MAX_CERT_ID] cert_id, second
         cdef Py_ssize_t size
+        cdef Py_ssize_t second_size = 0
+        cdef const IssuerKey* key = found.key
         if record.flags & FLAG_WHOLE:
             return der_put_octets(at, body_of(record), record.body_size)
-        # SEC-12: the CertID is the question's own; the record was found by it, octet for octet.
-        size = self._write_cert_id(cert_id, found.key, serial_of(record), record.serial_size)
-        return write_answer(at, &found.plan, terms.template, terms.header, cert_id, size)
+        # SEC-12: the CertID is the question's own, or one of the two is; the record was found by it, octet for octet.
+        if record.flags & FLAG_DUAL:
+            second_size = self._write_cert_id(second, key.sha256, serial_of(record), record.serial_size)
+            key = key.sha1
+        size = self._write_cert_id(cert_id, key, serial_of(record), record.serial_size)
+        return write_answer(at, &found.plan, terms.template, terms.header, cert_id, size, second, second_size)
 
     cdef Py_ssize_t _write_cert_id(
         self, unsigned char* cert_id, const IssuerKey* key, const unsigned char* serial, Py_ssize_t serial_size

@@ -27,6 +27,7 @@ cdef struct PackedScan:
     long long revoked_at
     int reason
     bint has_archive_cutoff
+    bint is_dual
     const unsigned char* signature  # within the packed answer
     Py_ssize_t signature_size
 
@@ -35,6 +36,7 @@ cdef struct AnswerPlan:
     PackedScan scan
     Envelope envelope
     Py_ssize_t single
+    Py_ssize_t second  # the other SingleResponse of a dual answer
     Py_ssize_t responses
     Py_ssize_t tbs
 
@@ -42,17 +44,19 @@ cdef struct AnswerPlan:
 cdef int cert_status_of_packed(bytes packed) except -1
 
 # Octets of the OCSPResponse, or -1 where `packed` is no packed answer or does not go with the header. Fills `plan`,
-# which points into `packed`.
+# which points into `packed`. A dual answer has two CertIDs, SHA-1 and SHA-256 in this order, any other one alone, and a
+# `second_size` of 0: else -1 too.
 cdef Py_ssize_t measure_answer(
     AnswerPlan* plan,
     ResponseTemplate template,
     AnswerHeader header,
     Py_ssize_t cert_id_size,
+    Py_ssize_t second_size,
     const unsigned char* packed,
     Py_ssize_t packed_size,
 ) noexcept
 
-# Write what was measured, with the same arguments; `cert_id` is a whole CertID in encode_cert_id's form.
+# Write what was measured, with the same arguments; `cert_id` and `second` are whole CertIDs in encode_cert_id's form.
 cdef unsigned char* write_answer(
     unsigned char* at,
     const AnswerPlan* plan,
@@ -60,4 +64,6 @@ cdef unsigned char* write_answer(
     AnswerHeader header,
     const unsigned char* cert_id,
     Py_ssize_t cert_id_size,
+    const unsigned char* second,
+    Py_ssize_t second_size,
 ) noexcept

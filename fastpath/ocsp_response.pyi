@@ -112,15 +112,23 @@ class PackedAnswer:
     @property
     def has_archive_cutoff(self) -> bool: ...
     @property
+    def is_dual(self) -> bool: ...
+    @property
     def signature(self) -> bytes:
         """The BIT STRING's octets."""
 
 def pack_answer(
-    slot: int, cert_status: int, revoked_at: int, reason: int, has_archive_cutoff: bool, signature: bytes
+    slot: int,
+    cert_status: int,
+    revoked_at: int,
+    reason: int,
+    has_archive_cutoff: bool,
+    signature: bytes,
+    is_dual: bool = False,
 ) -> bytes:
     """Pack what is an answer's own.
 
-    Octet 0: the header's slot (low four bits), cert_status << 4 (two bits), has_archive_cutoff << 6; the top bit is 0.
+    Octet 0: the header's slot (low four bits), cert_status << 4 (two bits), has_archive_cutoff << 6; the top bit is is_dual.
     If revoked: revoked_at in five octets, big-endian, and the reason in one, ff for none. Then the signature's octets.
     ``revoked_at`` and ``reason`` are looked at only where revoked. Raises ValueError as ``encode_single_response``
     does, for a slot above 15 and for an empty signature.
@@ -132,12 +140,22 @@ def unpack_answer(packed: bytes) -> PackedAnswer:
 def packed_slot_and_status(packed: bytes) -> tuple[int, int]:
     """Return the header's slot and cert_status of a packed answer; raises ValueError where the bytes are not one."""
 
-def assemble(template: ResponseTemplate, header: AnswerHeader, cert_id_der: bytes, packed: bytes) -> bytes:
+def is_dual(packed: bytes) -> bool:
+    """Say whether a packed answer has two SingleResponses, of one certificate's SHA-1 and SHA-256 CertIDs."""
+
+def assemble(
+    template: ResponseTemplate,
+    header: AnswerHeader,
+    cert_id_der: bytes,
+    packed: bytes,
+    second_der: bytes | None = None,
+) -> bytes:
     """Put the exact OCSPResponse together again that was signed.
 
     ``cert_id_der`` must be the CertID that was signed, in ``encode_cert_id``'s form; nothing here can tell, apart from
-    the signature. Raises ValueError where an argument is malformed, or ``packed`` has an archiveCutoff and ``header``
-    none.
+    the signature. A dual answer needs two: its SHA-1 CertID, and its SHA-256 one as ``second_der``; any other, one.
+    Raises ValueError where an argument is malformed, the number of CertIDs is wrong, or ``packed`` has an archiveCutoff and
+    ``header`` none.
     """
 
 def error_response(response_status: int) -> bytes:

@@ -1,7 +1,8 @@
 """OCSPResponse (RFC 6960 §4.2.1): what is signed, what is stored of it, and the exact DER put together again.
 
 Of a ready answer only serial, status and signature are its own. What answers signed together share is an AnswerHeader,
-what all answers of one signer share is a ResponseTemplate; ``assemble`` joins the three to the bytes that were signed.
+what all answers of one signer share is a ResponseTemplate; ``assemble`` joins the three to the bytes that were signed. A dual
+answer says the same of one certificate twice, under its SHA-1 and its SHA-256 CertID (RFC 9919 §3.2.1, docs/adr/0009).
 Knows no keys, clock, store or HTTP. The presigner encodes and packs, the workers assemble, tools unpack.
 
 What RFC 6960 leaves open is settled here once: ResponderID is byKey, times have whole seconds, nextUpdate is always
@@ -61,7 +62,7 @@ cdef enum:
     SLOT_BITS = 0x0F
     STATUS_SHIFT = 4
     ARCHIVE_BIT = 0x40
-    RESERVED_BIT = 0x80
+    DUAL_BIT = 0x80  # two SingleResponses: SHA-1 CertID first, then SHA-256
     NO_REASON_OCTET = 0xFF
     TIME_OCTETS = 5  # of a stored time: up to the year 36812
     REVOKED_OCTETS = TIME_OCTETS + 1
@@ -425,11 +426,12 @@ cdef class AnswerHeader:
 
 cdef bint scan_packed(const unsigned char* at, Py_ssize_t size, PackedScan* scan) noexcept nogil:
     """Take a packed answer apart; False where the octets are not one."""
-    if size < 1 or size > DER_WRITE_MAX or at[0] & RESERVED_BIT:
+    if size < 1 or size > DER_WRITE_MAX:
         return False
     scan.slot = at[0] & SLOT_BITS
     scan.cert_status = (at[0] >> STATUS_SHIFT) & 3
     scan.has_archive_cutoff = at[0] & ARCHIVE_BIT != 0
+    scan.is_dual = at[0] & DUAL_BIT != 0
     scan.revoked_at = 0
     scan.reason = NO_REASON
     at += 1
@@ -459,11 +461,18 @@ cdef class PackedAnswer:
     cdef readonly long long revoked_at
     cdef readonly int reason
     cdef readonly bint has_archive_cutoff
+    cdef readonly bint is_dual
     cdef readonly bytes signature
 
 
 def pack_answer(
-    int slot, int cert_status, long long revoked_at, int reason, bint has_archive_cutoff, bytes signature not None
+    int slot,
+    int cert_status,
+    long long revoked_at,
+    int reason,
+    bint has_archive_cutoff,
+    bytes signature not None,
+    bint is_dual=False,
 ):
     if not 0 <= slot <= SLOT_BITS:
         raise ValueError(f"slot is {slot}: must be 0 to {SLOT_BITS}")
@@ -473,7 +482,11 @@ def pack_answer(
         raise ValueError("signature is empty or too large")
     cdef bytes packed = new_bytes(1 + (REVOKED_OCTETS if cert_status == REVOKED else 0) + size)
     cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(packed)
-    at[0] = <unsigned char>(slot | cert_status << STATUS_SHIFT | (ARCHIVE_BIT if has_archive_cutoff else 0))
+    at[0] = <unsigned char>(slot | cert_status << STATUS_SHIFT)
+    if has_archive_cutoff:
+        at[0] |= ARCHIVE_BIT
+    if is_dual:
+        at[0] |= DUAL_BIT
     at += 1
     if cert_status == REVOKED:
         at = put_stored_time(at, revoked_at)
@@ -493,6 +506,7 @@ def unpack_answer(bytes packed not None):
     answer.revoked_at = scan.revoked_at
     answer.reason = scan.reason
     answer.has_archive_cutoff = scan.has_archive_cutoff
+    answer.is_dual = scan.is_dual
     answer.signature = PyBytes_FromStringAndSize(<const char*>scan.signature, scan.signature_size)
     return answer
 
@@ -502,6 +516,10 @@ def packed_slot_and_status(bytes packed not None):
     if not scan_packed(octets_of(packed), PyBytes_GET_SIZE(packed), &scan):
         raise ValueError("not a packed answer")
     return scan.slot, scan.cert_status
+
+
+def is_dual(bytes packed not None):
+    return PyBytes_GET_SIZE(packed) > 0 and octets_of(packed)[0] & DUAL_BIT != 0
 
 
 cdef int cert_status_of_packed(bytes packed) except -1:
@@ -516,17 +534,23 @@ cdef Py_ssize_t measure_answer(
     ResponseTemplate template,
     AnswerHeader header,
     Py_ssize_t cert_id_size,
+    Py_ssize_t second_size,
     const unsigned char* packed,
     Py_ssize_t packed_size,
 ) noexcept:
-    cdef Py_ssize_t archive_cutoff_size
+    cdef Py_ssize_t rest
     if not scan_packed(packed, packed_size, &plan.scan):
         return -1
     if plan.scan.has_archive_cutoff and header.archive_cutoff == NO_TIME:
         return -1
-    archive_cutoff_size = ARCHIVE_CUTOFF_SIZE if plan.scan.has_archive_cutoff else 0
-    plan.single = cert_id_size + status_size(plan.scan.cert_status, plan.scan.reason) + TIMES_SIZE + archive_cutoff_size
-    plan.responses = der_size(plan.single)
+    if plan.scan.is_dual != (second_size > 0):
+        return -1
+    rest = status_size(plan.scan.cert_status, plan.scan.reason) + TIMES_SIZE
+    if plan.scan.has_archive_cutoff:
+        rest += ARCHIVE_CUTOFF_SIZE
+    plan.single = cert_id_size + rest
+    plan.second = second_size + rest if plan.scan.is_dual else 0
+    plan.responses = der_size(plan.single) + (der_size(plan.second) if plan.scan.is_dual else 0)
     plan.tbs = BY_KEY_SIZE + GENERALIZED_TIME_SIZE + der_size(plan.responses)
     measure_envelope(
         &plan.envelope,
@@ -537,6 +561,23 @@ cdef Py_ssize_t measure_answer(
     return plan.envelope.total
 
 
+cdef inline unsigned char* put_single(
+    unsigned char* at,
+    const AnswerPlan* plan,
+    AnswerHeader header,
+    Py_ssize_t contents,
+    const unsigned char* cert_id,
+    Py_ssize_t cert_id_size,
+) noexcept:
+    at = der_put_header(at, TAG_SEQUENCE, contents)
+    at = der_put_octets(at, cert_id, cert_id_size)
+    at = put_status(at, plan.scan.cert_status, plan.scan.revoked_at, plan.scan.reason)
+    at = der_put_octets(at, header.times_der, TIMES_SIZE)
+    if plan.scan.has_archive_cutoff:
+        at = der_put_octets(at, header.archive_cutoff_der, ARCHIVE_CUTOFF_SIZE)
+    return at
+
+
 cdef unsigned char* write_answer(
     unsigned char* at,
     const AnswerPlan* plan,
@@ -544,18 +585,17 @@ cdef unsigned char* write_answer(
     AnswerHeader header,
     const unsigned char* cert_id,
     Py_ssize_t cert_id_size,
+    const unsigned char* second,
+    Py_ssize_t second_size,
 ) noexcept:
     at = put_envelope_head(at, &plan.envelope)
     at = der_put_header(at, TAG_SEQUENCE, plan.tbs)
     at = der_put_octets(at, octets_of(template.by_key), BY_KEY_SIZE)
     at = der_put_octets(at, header.produced_der, GENERALIZED_TIME_SIZE)
     at = der_put_header(at, TAG_SEQUENCE, plan.responses)
-    at = der_put_header(at, TAG_SEQUENCE, plan.single)
-    at = der_put_octets(at, cert_id, cert_id_size)
-    at = put_status(at, plan.scan.cert_status, plan.scan.revoked_at, plan.scan.reason)
-    at = der_put_octets(at, header.times_der, TIMES_SIZE)
-    if plan.scan.has_archive_cutoff:
-        at = der_put_octets(at, header.archive_cutoff_der, ARCHIVE_CUTOFF_SIZE)
+    at = put_single(at, plan, header, plan.single, cert_id, cert_id_size)
+    if plan.scan.is_dual:
+        at = put_single(at, plan, header, plan.second, second, second_size)
     return put_envelope_tail(at, template, plan.scan.signature, plan.scan.signature_size)
 
 
@@ -564,17 +604,37 @@ def assemble(
     AnswerHeader header not None,
     bytes cert_id_der not None,
     bytes packed not None,
+    bytes second_der=None,
 ):
     cdef AnswerPlan plan
     cdef Py_ssize_t cert_id_size = PyBytes_GET_SIZE(cert_id_der)
+    cdef Py_ssize_t second_size = 0
+    cdef const unsigned char* second = NULL
     cdef Py_ssize_t size
-    if not is_one_sequence(octets_of(cert_id_der), cert_id_size):
+    if second_der is not None:
+        second, second_size = octets_of(second_der), PyBytes_GET_SIZE(second_der)
+    if not is_one_sequence(octets_of(cert_id_der), cert_id_size) or (
+        second != NULL and not is_one_sequence(second, second_size)
+    ):
         raise ValueError("cert_id_der must be the DER of one CertID, without trailing octets")
-    size = measure_answer(&plan, template, header, cert_id_size, octets_of(packed), PyBytes_GET_SIZE(packed))
+    size = measure_answer(
+        &plan, template, header, cert_id_size, second_size, octets_of(packed), PyBytes_GET_SIZE(packed)
+    )
     if size < 0:
-        raise ValueError("not a packed answer, or signed with archiveCutoff while its header has none")
+        raise ValueError(
+            "not a packed answer, or signed with archiveCutoff while its header has none, or with another number of CertIDs"
+        )
     cdef bytes der = new_bytes(size)
-    write_answer(<unsigned char*>PyBytes_AS_STRING(der), &plan, template, header, octets_of(cert_id_der), cert_id_size)
+    write_answer(
+        <unsigned char*>PyBytes_AS_STRING(der),
+        &plan,
+        template,
+        header,
+        octets_of(cert_id_der),
+        cert_id_size,
+        second,
+        second_size,
+    )
     return der
 
 
