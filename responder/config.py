@@ -266,6 +266,10 @@ class OCSPConfig(SignerConfig):
         "optional",
         description="optional: answered live within bounds, else the ready answer; ignore: always the ready answer; required: tryLater past the bounds.",
     )
+    certid: Literal["sha1", "sha256", "each", "dual"] = Field(
+        "each",
+        description="CertIDs of the answers made beforehand: sha1 or sha256 alone; each: SHA-1, and SHA-256 apart while asked for; dual: both in one answer, one signature. Other questions are signed live.",
+    )
     unassigned: Literal["unauthorized", "unknown", "revoked"] = Field(
         "unauthorized",
         description="Answer for a serial of this CA that nobody issued; revoked is RFC 6960 §4.4.8's extended form, not in webpki.",

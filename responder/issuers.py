@@ -14,6 +14,7 @@ from pathlib import Path
 from asn1crypto import core, parser, pem
 from cryptography import x509
 
+from fastpath.ocsp_response import encode_cert_id
 from responder.config import DAY_S, CAConfig, Config
 from responder.errors import ConfigError
 from responder.store.layout import ca_id
@@ -44,6 +45,21 @@ class Issuer:
     def profile(self) -> str:
         """Whose rules hold for its answers: webpki, etsi or private."""
         return self.config.profile
+
+    def cert_id(self, hash_name: str, serial_octets: bytes) -> bytes:
+        """Encode the CertID of one of its certificates."""
+        return encode_cert_id(hash_name, self.name_hashes[hash_name], self.key_hashes[hash_name], serial_octets)
+
+    def both_cert_ids(self, serial_octets: bytes) -> tuple[bytes, bytes]:
+        """Encode the two CertIDs of a dual answer, in its order: SHA-1, SHA-256 (docs/adr/0009)."""
+        return self.cert_id("sha1", serial_octets), self.cert_id("sha256", serial_octets)
+
+    def stored_by(self, hash_name: str) -> str:
+        """Return the hash algorithm in the name of the answers hash where a question's answer is looked for.
+
+        A dual answer lies with the SHA-1 ones, so that whatever drops those drops it too.
+        """
+        return "sha1" if hash_name == "sha256" and self.config.ocsp.certid == "dual" else hash_name
 
     @property
     def subject_text(self) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -59,6 +59,7 @@ class Kept:
     terms: AnswerTerms
     response_der: bytes
     packed: bytes | None  # None: kept whole
+    is_dual: bool = False
 
     @property
     def request_der(self) -> bytes:
@@ -209,6 +210,16 @@ ocsp = {{ key = "old/ca.key", max_blind = "30m" }}
         self.keep(self.make(self.corp, _serial(40, 16), GOOD, signer="itself"))
         for number, (status, hash_name) in enumerate([(UNKNOWN, "sha1"), (GOOD, "sha384"), (REVOKED, "sha256")], 50):
             self.keep(self.make(self.corp, _serial(number, 16), status, hash_name=hash_name, whole=True))
+        # Dual answers, each asked for by both of its CertIDs; the last one is kept whole.
+        for number, (status, reason, cutoff, size, whole) in enumerate(
+            [(GOOD, -1, False, 16, False), (REVOKED, 1, True, 21, False), (UNKNOWN, -1, False, 1, False),
+             (GOOD, -1, True, 20, True)], 80,
+        ):  # fmt: skip
+            for ca in (self.corp, self.old):
+                kept = self.make(ca, _serial(number, size), status, reason, cutoff=cutoff, whole=whole, dual=True)
+                self.keep(kept)
+                question = question_of(kept.question.issuer, "sha256", kept.question.serial_octets)
+                self.kept.append(replace(kept, question=question))
         for number in range(60, 64):
             kept = self.make(self.corp, _serial(number, 16), GOOD if number % 2 else REVOKED)
             self.shelf[kept.question.cert_id_der] = kept
@@ -232,6 +243,7 @@ ocsp = {{ key = "old/ca.key", max_blind = "30m" }}
         hash_name: str = "sha1",
         signer: str = "delegated",
         whole: bool = False,
+        dual: bool = False,
         this_update: int = THIS_UPDATE,
         next_update: int = NEXT_UPDATE,
     ) -> Kept:
@@ -244,19 +256,22 @@ ocsp = {{ key = "old/ca.key", max_blind = "30m" }}
         archive_cutoff = THIS_UPDATE - 1_000_000 if cutoff else -1
         header = AnswerHeader(this_update, next_update, this_update, SIGNER_ID, archive_cutoff)
         revoked_at = THIS_UPDATE - 5_000
-        single = encode_single_response(
-            question.cert_id_der, cert_status, revoked_at, reason, this_update, next_update, archive_cutoff
-        )
-        signature = sign(by.key, by.key_type, template.tbs_response_data([single], header.produced_at))
-        packed = pack_answer(5, cert_status, revoked_at, reason, cutoff, signature)
+        cert_ids = issuer.both_cert_ids(serial) if dual else (question.cert_id_der,)
+        singles = [
+            encode_single_response(one, cert_status, revoked_at, reason, this_update, next_update, archive_cutoff)
+            for one in cert_ids
+        ]
+        signature = sign(by.key, by.key_type, template.tbs_response_data(singles, header.produced_at))
+        packed = pack_answer(5, cert_status, revoked_at, reason, cutoff, signature, dual)
         made_of = () if whole else (template, header)
         return Kept(
             ca,
             question,
             cert_status,
             terms_of(issuer, this_update, next_update, *made_of),
-            assemble(template, header, question.cert_id_der, packed),
+            assemble(template, header, cert_ids[0], packed, *cert_ids[1:]),
             None if whole else packed,
+            dual,
         )
 
     def put(self, kept: Kept) -> None:
@@ -264,7 +279,7 @@ ocsp = {{ key = "old/ca.key", max_blind = "30m" }}
         question, etag_digest = kept.question, hashlib.sha256(kept.response_der).digest()
         key = (question.issuer.id, question.hash_name, question.serial_octets, question.serial_hash, kept.terms)
         if kept.packed is None:
-            self.table.put_whole(*key, kept.cert_status, kept.response_der, etag_digest)
+            self.table.put_whole(*key, kept.cert_status, kept.response_der, etag_digest, kept.is_dual)
         else:
             self.table.put(*key, kept.packed, etag_digest)
 

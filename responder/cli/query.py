@@ -23,7 +23,7 @@ from responder.config import Config
 from responder.errors import OperatorError
 from responder.issuers import Issuer, Issuers
 from responder.model import OCSPResponseStatus, serial_to_octets
-from responder.ocsp.answer import Outcome, question_of
+from responder.ocsp.answer import Outcome
 from responder.ocsp.endpoint import DECISIONS, Result, refused
 from responder.process import ConfigFile
 from responder.roles.health import probe_request, verify_answer
@@ -128,7 +128,7 @@ def _verify(issuers: Issuers, single: ocsp.OCSPSingleResponse, body: bytes) -> s
     issuer = issuers.find(single.hash_algorithm.name, single.issuer_name_hash, single.issuer_key_hash)
     if issuer is None:
         return "the CertID names no CA of the configuration"
-    return verify_answer(issuer, single.serial_number, body, SystemClock().now())
+    return verify_answer(issuer, single.serial_number, body, SystemClock().now(), single.hash_algorithm.name)
 
 
 def _signer_text(response: ocsp.OCSPResponse) -> str:
@@ -193,8 +193,10 @@ def _print_stored(store: Store, issuer: Issuer, bucket: int, hash_name: str, ser
         if record is None:
             typer.echo("  verified       NO: Redis does not know its signer")
             return
-        cert_id_der = question_of(issuer, hash_name, serial_octets).cert_id_der
-        body = assemble(ResponseTemplate.from_bytes(record.template), header, cert_id_der, packed)
+        both = (
+            issuer.both_cert_ids(serial_octets) if answer.is_dual else (issuer.cert_id(hash_name, serial_octets), None)
+        )
+        body = assemble(ResponseTemplate.from_bytes(record.template), header, both[0], packed, both[1])
     except (ValueError, KeyError) as error:
         typer.echo(f"  verified       NO: it cannot be put together: {error}")
         return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, unique
 
 from fastpath.answer_table import AnswerTerms
-from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, encode_cert_id
+from fastpath.ocsp_response import AnswerHeader, ResponseTemplate
 from responder.http.caching import CachedResponse, expires_line, last_modified_line
 from responder.http.message import Response
 from responder.issuers import Issuer
@@ -112,11 +112,7 @@ class NotReady:
 def question_of(issuer: Issuer, hash_name: str, serial_octets: bytes) -> Question:
     """Make the Question about a serial of a CA."""
     return Question(
-        issuer,
-        hash_name,
-        serial_octets,
-        encode_cert_id(hash_name, issuer.name_hashes[hash_name], issuer.key_hashes[hash_name], serial_octets),
-        serial_hash(serial_octets),
+        issuer, hash_name, serial_octets, issuer.cert_id(hash_name, serial_octets), serial_hash(serial_octets)
     )
 
 

@@ -289,11 +289,14 @@ class OCSPEndpoint:
         )
 
     def _from_table(self, question: Question) -> Result | None:
-        found = self._table.get(question.issuer.id, question.hash_name, question.serial_octets, question.cert_id_der)
+        issuer = question.issuer
+        found = self._table.get(
+            issuer.id, question.hash_name, question.serial_octets, question.cert_id_der, issuer.both_cert_ids
+        )
         if found is None:
             return None
         if self._clock.now() >= found.terms.next_update:
-            self._table.drop(question.issuer.id, question.hash_name, question.serial_octets)
+            self._table.drop(issuer.id, question.hash_name, question.serial_octets)
             return None
         # SEC-12: the table found it by issuer, hash algorithm and serial, and put the question's own CertID into it.
         answer = Answer(

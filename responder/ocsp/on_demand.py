@@ -254,8 +254,7 @@ class OnDemandSource:
         if reply.kind is not ReplyKind.ANSWER or reply.next_update <= self._clock.now():
             return Outcome.NOT_SIGNED
         try:
-            cert_ids = [question.cert_id_der for question in questions]
-            cert_status = _CERT_STATUSES[check_answer(cert_ids, pending.nonce_octets, reply.response_der)]
+            cert_status, is_dual = _checked(questions, pending.nonce_octets, reply)
         except ValueError as error:
             log.error("live_answer_refused", error=str(error), ca=first.issuer.name)
             return Outcome.INTERNAL
@@ -278,6 +277,7 @@ class OnDemandSource:
             cert_status,
             reply.response_der,
             response.etag_digest,
+            is_dual,
         )
         return LiveAnswer(cert_status, response)
 
@@ -307,6 +307,25 @@ class OnDemandSource:
 def _outdate(found: Iterable[_Pending]) -> None:
     for pending in found:
         pending.outdated = True
+
+
+def _checked(questions: Sequence[Question], nonce_octets: bytes | None, reply: Reply) -> tuple[CertStatus, bool]:
+    """Compare a reply's CertIDs and nonce with the question's; returns its status, and whether it is dual.
+
+    What others may be given too may have both the SHA-1 and the SHA-256 CertID of the certificate (docs/adr/0009). Whether
+    it has is for the presigner, whose configuration may be a moment older or newer than this worker's.
+    """
+    first = questions[0]
+    cert_ids = [question.cert_id_der for question in questions]
+    try:
+        return _CERT_STATUSES[check_answer(cert_ids, nonce_octets, reply.response_der)], False
+    except ValueError:
+        if not reply.store_hint or nonce_octets is not None or len(questions) > 1:
+            raise
+    cert_ids = list(first.issuer.both_cert_ids(first.serial_octets))
+    if first.cert_id_der not in cert_ids:
+        raise ValueError("the CertIDs are not those of the question")
+    return _CERT_STATUSES[check_answer(cert_ids, None, reply.response_der)], True
 
 
 def _private_response(response_der: bytes) -> Response:

@@ -62,7 +62,7 @@ class Preload:
         buckets = 1 << bits
         for first in range(0, buckets, BUCKETS_AT_ONCE):
             numbers = range(first, min(first + BUCKETS_AT_ONCE, buckets))
-            for hash_name in layout.STORED_HASHES:
+            for hash_name in dict.fromkeys(map(issuer.stored_by, layout.STORED_HASHES)):
                 self._outdated.clear()
                 for number, readings in zip(
                     numbers, await self._store.read_buckets(issuer.id, numbers, hash_name), strict=True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 
 from fastpath.answer_table import AbsentTable, AnswerTable, AnswerTerms
-from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble
+from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble, is_dual
 from responder.clock import Clock
 from responder.errors import StoreUnavailable
 from responder.issuers import Issuer
@@ -113,7 +113,12 @@ class StoredSource:
                 flight.outdated = False
             readings = await self._store.read_answers(
                 [
-                    (question.issuer.id, question.hash_name, question.serial_octets, question.serial_hash)
+                    (
+                        question.issuer.id,
+                        question.issuer.stored_by(question.hash_name),
+                        question.serial_octets,
+                        question.serial_hash,
+                    )
                     for question in [flight.question for flight in open_flights]
                 ]
             )
@@ -213,7 +218,13 @@ class StoredSource:
                 # No script of ours leaves this behind; somebody's hand in Redis might.
                 log.error("good_answer_of_revoked", ca=question.issuer.name, serial_number=question.serial_octets)
                 return None
-            response_der = assemble(template, header, question.cert_id_der, packed)
+            if is_dual(packed):
+                sha1_der, sha256_der = question.issuer.both_cert_ids(question.serial_octets)
+                response_der = assemble(template, header, sha1_der, packed, sha256_der)
+            elif question.issuer.stored_by(question.hash_name) != question.hash_name:
+                return None  # signed for SHA-1 alone, before the configuration said dual
+            else:
+                response_der = assemble(template, header, question.cert_id_der, packed)
         except ValueError as error:
             log.error("answer_malformed", ca=question.issuer.name, error=str(error))
             return None

@@ -64,22 +64,31 @@ async def ask(host: str, port: int, request_der: bytes) -> bytes:
     return body
 
 
-def verify_answer(issuer: Issuer, serial_number: int, body: bytes, now: float) -> str | None:
-    """Return what is wrong with an answer, or None: status, CertID, dates, signer, signature."""
+def verify_answer(issuer: Issuer, serial_number: int, body: bytes, now: float, hash_name: str = "sha1") -> str | None:
+    """Return what is wrong with an answer, or None: status, CertIDs, dates, signer, signature.
+
+    ``hash_name``: of the CertID that was asked about. A dual answer has another beside it, of the same certificate.
+    """
     try:
         response = ocsp.load_der_ocsp_response(body)
     except ValueError as error:
         return f"not an OCSP response: {error}"
     if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
         return f"the answer is {response.response_status.name}"
-    if response.serial_number != serial_number:
-        return "the answer is for another serial"
-    name_hash, key_hash = issuer.name_hashes["sha1"], issuer.key_hashes["sha1"]
-    if (response.issuer_name_hash, response.issuer_key_hash) != (name_hash, key_hash):
-        return "the answer is for a certificate of another CA"
-    next_update = response.next_update_utc
-    if response.this_update_utc.timestamp() > now or next_update is None or next_update.timestamp() <= now:
-        return "the answer is not in date"
+    named: set[str] = set()
+    for single in response.responses:
+        if single.serial_number != serial_number:
+            return "the answer is for another serial"
+        name = single.hash_algorithm.name
+        hashes = (issuer.name_hashes.get(name), issuer.key_hashes.get(name))
+        if (single.issuer_name_hash, single.issuer_key_hash) != hashes:
+            return "the answer is for a certificate of another CA"
+        next_update = single.next_update_utc
+        if single.this_update_utc.timestamp() > now or next_update is None or next_update.timestamp() <= now:
+            return "the answer is not in date"
+        named.add(name)
+    if hash_name not in named:
+        return f"the answer has no {hash_name} CertID"
     ca = x509.load_der_x509_certificate(issuer.certificate_der)
     signer = response.certificates[0] if response.certificates else ca
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fastpath.ocsp_response import encode_cert_id, encode_single_response
+from fastpath.ocsp_response import encode_single_response
 from responder import audit, metrics
 from responder.clock import Clock, format_utc
 from responder.issuers import Issuer, Issuers
@@ -13,6 +13,7 @@ from responder.log import get_logger
 from responder.signing.answers import CLOCK_TOLERANCE_S, NO_TIME, Moment, Terms, Wanted
 from responder.signing.delegation import ResponseSigner
 from responder.signing.press import Press
+from responder.store.layout import STORED_HASHES
 from responder.store.redis_store import Store
 from responder.store.values import CAInfo
 
@@ -28,18 +29,40 @@ class Desk:
     signer: ResponseSigner
     press: Press
 
+    @property
+    def certid(self) -> str:
+        """Which CertIDs its stored answers have: sha1, sha256, each or dual."""
+        return self.issuer.config.ocsp.certid
+
+    @property
+    def is_dual(self) -> bool:
+        """Its stored answers speak of a certificate's SHA-1 and SHA-256 CertID at once (RFC 9919 §3.2.1)."""
+        return self.certid == "dual"
+
+    def kept(self, info: CAInfo, now: float) -> list[str]:
+        """Return the hash algorithms of the answers hashes that are kept up, the first one for every certificate."""
+        if self.certid != "each":
+            return ["sha256" if self.certid == "sha256" else "sha1"]
+        # Nobody has asked for SHA-256 for a whole validity: those answers are let go, not kept to run out.
+        asked = info.sha256_asked is not None and now - info.sha256_asked < self.terms.validity
+        return ["sha1", "sha256"] if asked else ["sha1"]
+
+    def stores(self, hash_name: str) -> bool:
+        """Say whether the answer to one question by that hash algorithm is stored for the next who asks."""
+        return hash_name in STORED_HASHES and self.certid in (hash_name, "each", "dual")
+
     def message(self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]) -> bytes:
-        """Encode what is signed for one serial; ``times``: thisUpdate, nextUpdate, producedAt, archiveCutoff or -1."""
-        single = self.single_response(hash_name, serial_octets, wanted, times)
-        return self.signer.template.tbs_response_data((single,), times[2])
+        """Encode what is signed for one serial to be stored; ``times``: thisUpdate, nextUpdate, producedAt, archiveCutoff or -1."""
+        names = STORED_HASHES if self.is_dual else (hash_name,)
+        singles = [self.single_response(name, serial_octets, wanted, times) for name in names]
+        return self.signer.template.tbs_response_data(singles, times[2])
 
     def single_response(
         self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]
     ) -> bytes:
         """Encode a SingleResponse; arguments as of ``message``."""
-        issuer = self.issuer
         return encode_single_response(
-            encode_cert_id(hash_name, issuer.name_hashes[hash_name], issuer.key_hashes[hash_name], serial_octets),
+            self.issuer.cert_id(hash_name, serial_octets),
             wanted.cert_status,
             wanted.revoked_at,
             wanted.reason,
@@ -72,6 +95,9 @@ def open_desks(store: Store, issuers: Issuers, signers: Mapping[str, ResponseSig
         signer = signers.get(issuer.id)
         if signer is None:
             continue
+        certid = issuer.config.ocsp.certid
+        if store.take_up_certid(issuer.id, certid, clock.now()):
+            log.info("certid_changed", ca=issuer.name, certid=certid, consequence="every answer is looked at again")
         put_desk(desks, store, issuer, signer, clock)
     return desks
 

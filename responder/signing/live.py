@@ -72,15 +72,9 @@ class _Draft(NamedTuple):
         return (*self.singles[0][-2:], self.moment.now, self.moment.archive_cutoff)
 
     @property
-    def may_be_stored(self) -> bool:
-        """RFC 6960 §4.4.1: an answer with a nonce is for nobody else; one for an unassigned serial is true today only."""
-        question = self.waiting.question
-        return (
-            question.nonce_octets is None
-            and len(question.serials) == 1
-            and question.hash_name in STORED_HASHES
-            and self.texts[0] is not None
-        )
+    def may_be_kept(self) -> bool:
+        """The worker may give it to others until the journal names its bucket."""
+        return _may_be_kept(self.waiting.question, self.texts)
 
 
 class LiveSigner:
@@ -237,7 +231,7 @@ class LiveSigner:
             if changed and not changed.isdisjoint(question.serials):
                 replies.append(_try_later(draft.waiting))
                 continue
-            may_be_stored = draft.may_be_stored
+            may_be_kept = draft.may_be_kept
             replies.append(
                 Reply(
                     question.id,
@@ -245,10 +239,11 @@ class LiveSigner:
                     desk.signer.template.response(draft.message, signature),
                     max([single.this_update for single in draft.singles]),
                     min([single.next_update for single in draft.singles]),
-                    may_be_stored,
+                    may_be_kept,
                 )
             )
-            if may_be_stored:
+            # What is not of the kinds that the presigner keeps up is the workers' alone.
+            if may_be_kept and desk.stores(question.hash_name):
                 to_store.append((draft, signature))
         if to_store:
             self._put(desk, before.info, to_store)
@@ -259,13 +254,14 @@ class LiveSigner:
         groups: dict[tuple[int, str, tuple[int, int, int, int]], list[tuple[_Draft, bytes]]] = defaultdict(list)
         for draft, signature in signed:
             question = draft.waiting.question
-            groups[draft.bucket, question.hash_name, draft.times].append((draft, signature))
+            hash_name = desk.issuer.stored_by(question.hash_name)
+            groups[draft.bucket, hash_name, draft.times].append((draft, signature))
         for (bucket, hash_name, times), members in groups.items():
             try:
                 self._put_group(desk, info, bucket, hash_name, times, members)
             except CommitConflict:
                 continue  # the reply stands, the presigner will sign it in its own time
-        if any(hash_name == "sha256" for _, hash_name, _ in groups):
+        if desk.certid == "each" and any(hash_name == "sha256" for _, hash_name, _ in groups):
             self._note_sha256(desk, info)
 
     def _put_group(
@@ -287,10 +283,9 @@ class LiveSigner:
         answers = []
         for draft, signature in members:
             single, text = draft.singles[0], draft.texts[0]
-            assert text is not None  # noqa: S101 - may_be_stored saw to it
-            packed = pack_answer(
-                slot, single.cert_status, single.revoked_at, single.reason, single.has_archive_cutoff, signature
-            )
+            assert text is not None  # noqa: S101 - may_be_kept saw to it
+            status = (single.cert_status, single.revoked_at, single.reason)
+            packed = pack_answer(slot, *status, single.has_archive_cutoff, signature, desk.is_dual)
             answers.append(SignedAnswer(draft.waiting.question.serials[0], text, packed))
         self._store.put_answers(
             ca, bucket, hash_name, slot, header.to_bytes(), answers, seen=seen, override=info.override
@@ -335,15 +330,17 @@ def _draft(desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], b
         except ValueError:
             return ReplyKind.TRY_LATER  # no worker of ours lets such a nonce through
     cutoff = moment.archive_cutoff
+    is_dual = desk.is_dual and _may_be_kept(question, texts)
     try:
         encoded = [
             desk.single_response(
-                question.hash_name,
+                hash_name,
                 serial,
                 want,
                 (want.this_update, want.next_update, moment.now, cutoff if want.has_archive_cutoff else NO_TIME),
             )
             for serial, want in zip(question.serials, singles, strict=True)
+            for hash_name in (STORED_HASHES if is_dual else (question.hash_name,))
         ]
         message = desk.signer.template.tbs_response_data(encoded, moment.now, extensions)
     except ValueError as error:
@@ -360,6 +357,16 @@ def _record(desk: Desk, drafts: Sequence[_Draft]) -> None:
         [second for draft in drafts for single in draft.singles for second in single[-2:]],
         [draft.message for draft in drafts],
         drafts[0].moment.now,
+    )
+
+
+def _may_be_kept(question: Question, texts: Sequence[str | None]) -> bool:
+    """RFC 6960 §4.4.1: an answer with a nonce is for nobody else; one for an unassigned serial is true today only."""
+    return (
+        question.nonce_octets is None
+        and len(question.serials) == 1
+        and question.hash_name in STORED_HASHES
+        and texts[0] is not None
     )
 
 

@@ -64,13 +64,15 @@ def plan_bucket(
     only: frozenset[bytes] | None = None,
     *,
     score: float = NEVER_DUE,
+    is_dual: bool = False,
 ) -> Plan:
     """Plan one answers hash. ``wanted`` has every serial that is to be answered for; ``seen`` is what stands.
 
     ``only``: sign none but these, and none of the others counts as missing; for a revocation's sake. ``score``: the
     claim's. Where it is urgent, what is missing comes first; what would only be refreshed is due at once, as routine work.
+    ``is_dual``: the answers are to be dual ones, or are not; the other kind counts as missing.
     """
-    stored = _read(wanted, seen)
+    stored = _read(wanted, seen, is_dual)
     stale_slots: dict[tuple[int, int, int], bool] = {}
     missing: list[bytes] = []
     stale: list[bytes] = []
@@ -124,7 +126,7 @@ def plan_bucket(
     return _finished(moment, stored, groups, set(), unsigned, spread, afresh=True)
 
 
-def _read(wanted: Mapping[bytes, Wanted], seen: AnswerBucket) -> _Stored:
+def _read(wanted: Mapping[bytes, Wanted], seen: AnswerBucket, is_dual: bool) -> _Stored:
     stored = _Stored()
     for slot, data in seen.headers.items():
         try:
@@ -144,6 +146,7 @@ def _read(wanted: Mapping[bytes, Wanted], seen: AnswerBucket) -> _Stored:
             and answer.cert_status == want.cert_status
             and answer.revoked_at == want.revoked_at
             and answer.reason == want.reason
+            and answer.is_dual == is_dual
             and (answer.has_archive_cutoff or not want.expired)
         ):
             stored.slots[serial] = answer.slot

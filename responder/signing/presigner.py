@@ -227,9 +227,7 @@ class Presigner:
                     finished.append(Finished(claim, now + MISSING_RECHECK_S))
             if not there:
                 self._store.time()  # raises where Redis is gone; else these buckets alone are, and the others are not held up
-        hash_names = ["sha1"]
-        if info.sha256_asked is not None and now - info.sha256_asked < desk.terms.validity:
-            hash_names.append("sha256")
+        hash_names = desk.kept(info, now)
         numbers = [claim.bucket for claim, _ in there]
         seen = [self._store.read_answer_buckets(ca, numbers, hash_name) for hash_name in hash_names]
         for (claim, bucket), *of_hashes in zip(there, *seen, strict=True):
@@ -247,23 +245,29 @@ class Presigner:
             return 0
         wanted = self._wanted(desk, moment, work.bucket)
         spread = spread_of(claim.ca, claim.bucket)
-        plan = plan_bucket(moment, wanted, work.seen["sha1"], spread, score=claim.score)
+        first, *others = work.seen
+        plan = plan_bucket(moment, wanted, work.seen[first], spread, score=claim.score, is_dual=desk.is_dual)
         self._figures.note(desk, plan, moment)
         work.next_due, work.next_update = plan.next_due, plan.next_update
-        made = self._carry_out(work, moment, "sha1", plan, wanted)
-        if "sha256" in work.seen:
+        made = self._carry_out(work, moment, first, plan, wanted)
+        for other in others:
             # An urgent claim is for what has changed; SHA-256 answers that were never made can wait.
             changed = None
             if work.is_urgent:
                 changed = frozenset(serial for group in plan.groups for serial in group.serials)
-            plan = plan_bucket(moment, wanted, work.seen["sha256"], spread, changed)
-            made += self._carry_out(work, moment, "sha256", plan, wanted)
+            plan = plan_bucket(moment, wanted, work.seen[other], spread, changed)
+            made += self._carry_out(work, moment, other, plan, wanted)
             work.next_due = min(work.next_due, plan.next_due)
             work.next_update = min(work.next_update, plan.next_update)
-        elif plan.afresh and work.info.sha256_asked is not None:
-            # Nobody has asked for SHA-256 for a whole validity: those answers are let go, not kept to run out.
-            self._store.drop_answers(claim.ca, claim.bucket, "sha256")
+        if plan.afresh and not others:
+            # Answers of the kind that is no longer kept up are let go, not kept to run out.
+            self._drop_other(work, "sha256" if first == "sha1" else "sha1")
         return made
+
+    def _drop_other(self, work: _Work, hash_name: str) -> None:
+        # With "each" there are SHA-256 answers only after somebody has asked for them.
+        if work.desk.certid != "each" or work.info.sha256_asked is not None:
+            self._store.drop_answers(work.claim.ca, work.claim.bucket, hash_name)
 
     def _wanted(self, desk: Desk, moment: Moment, bucket: StatusBucket) -> dict[bytes, Wanted]:
         wanted: dict[bytes, Wanted] = {}
@@ -293,7 +297,7 @@ class Presigner:
             made += len(signatures)
             header_der = group.header.to_bytes()
             answers = [
-                SignedAnswer(serial, bucket.entries[serial], _packed(group.slot, wanted[serial], signature))
+                SignedAnswer(serial, bucket.entries[serial], _packed(desk, group.slot, wanted[serial], signature))
                 for serial, signature in zip(group.serials, signatures, strict=True)
             ]
             work.stored.append(
@@ -335,5 +339,6 @@ def _messages(desk: Desk, hash_name: str, group: Group, wanted: Mapping[bytes, W
     return [desk.message(hash_name, serial, wanted[serial], times) for serial in group.serials]
 
 
-def _packed(slot: int, wanted: Wanted, signature: bytes) -> bytes:
-    return pack_answer(slot, wanted.cert_status, wanted.revoked_at, wanted.reason, wanted.has_archive_cutoff, signature)
+def _packed(desk: Desk, slot: int, wanted: Wanted, signature: bytes) -> bytes:
+    status = (wanted.cert_status, wanted.revoked_at, wanted.reason)
+    return pack_answer(slot, *status, wanted.has_archive_cutoff, signature, desk.is_dual)

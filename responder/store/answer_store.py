@@ -83,6 +83,21 @@ class AnswerStore(StoreBase):
         due, member = self.layout.due(layout.partition_of(bucket)), layout.due_member(ca, bucket)
         self._link.call("ZADD", due, "XX", "LT", score_text(at), member)
 
+    def take_up_certid(self, ca: str, certid: str, at: float) -> bool:
+        """Make every bucket of a CA due at ``at`` where its answers were last made with other CertIDs; returns whether."""
+        before = self._link.call("HGET", self.layout.ca(ca), layout.CA_CERTID)
+        if before == certid.encode():
+            return False
+        start = f"{ca}:".encode()
+        for p in PARTITIONS if before is not None else ():
+            members = self._link.call("ZRANGE", self.layout.due(p), 0, -1)
+            for batch in batches((member for member in members if member.startswith(start)), BULK_BUCKETS):
+                scored = itertools.chain.from_iterable((score_text(at), member) for member in batch)
+                self._link.call("ZADD", self.layout.due(p), "XX", "LT", *scored)
+        # Last: cut short before, it is done again.
+        self._link.call("HSET", self.layout.ca(ca), layout.CA_CERTID, certid)
+        return before is not None
+
     def due_at(self, ca: str, bucket: int) -> float | None:
         """Return a bucket's score in the due set; None: it is not there."""
         score = self._link.call("ZSCORE", self.layout.due(layout.partition_of(bucket)), layout.due_member(ca, bucket))

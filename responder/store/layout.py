@@ -1,6 +1,7 @@
 """Names and encodings of everything in Redis: the only place that spells them.
 
-Certificates live in buckets; a bucket is one status hash and one answers hash per CertID hash algorithm, and is the
+Certificates live in buckets; a bucket is one status hash and one answers hash per CertID hash algorithm (the SHA-1 one
+also has the dual answers, which speak of both: docs/adr/0009), and is the
 unit of storage, scheduling and invalidation. A bucket's number is the low bits of SHA-256(serial's contents octets);
 its low 4 bits are its partition, the Redis Cluster hash tag, within which one script changes everything at once.
 
@@ -158,6 +159,7 @@ CA_OVERRIDE = "override"  # copy of the override, for people; the partitions' ow
 CA_SETTLED = "settled"  # "yes"; written only to have replicas report (Store.settle)
 CA_LOADED = "loaded"  # rows of the last full pass
 CA_CURSOR = "cursor"  # the loader's own, opaque
+CA_CERTID = "certid"  # ocsp.certid, as the presigner last found it: another one makes every bucket due
 CA_SHA256_ASKED = "sha256_asked"  # when a SHA-256 CertID was last asked for: its answers are kept up while recent
 
 # Fields of rc:signer:<id>; <id> = first 16 hex digits of SHA-256(responder certificate DER || template bytes).

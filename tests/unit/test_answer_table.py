@@ -85,14 +85,19 @@ WHOLE_TERMS = [make_terms(THIS_UPDATE + 10 + n, whole=True) for n in range(2)]
 Key = tuple[str, str, bytes]
 
 
+def both_cert_ids(serial: bytes) -> tuple[bytes, bytes]:
+    return cert_id_of("sha1", serial), cert_id_of("sha256", serial)
+
+
 @dataclass
 class Put:
-    """What was put, as ``get`` has to give it back."""
+    """What was put, as ``get`` has to give it back; ``is_dual``: for SHA-256 too."""
 
     cert_status: int
     terms: AnswerTerms
     etag_digest: bytes
     response_der: bytes
+    is_dual: bool = False
 
 
 class Model:
@@ -103,52 +108,69 @@ class Model:
         self.kept: dict[Key, Put] = {}  # all that may still be found
         self.named: set[Key] = set()  # all that the index may still name: journal entries are noticed late
         self.last: Key | None = None  # put, and nothing was dropped since: it must be there
-        self.evicted = self.found = 0
+        self.evicted = self.found = self.found_by_the_other = 0
 
     def put(self, key: Key, chance: random.Random, size: int) -> None:
-        """Put an answer of ``size`` octets or a few more, packed or whole."""
+        """Put an answer of ``size`` octets or a few more, packed or whole, dual or not."""
         ca, hash_name, serial = key
+        is_dual = hash_name in ("sha1", "sha256") and chance.random() < 0.4
         etag_digest = chance.randbytes(32)
         cert_status = chance.randrange(3)
         if chance.random() < 0.7:
             terms = chance.choice(PACKED_TERMS)
             packed = pack_answer(
                 chance.randrange(16), cert_status, chance.randrange(2**31), chance.choice([-1, 1, 10]),
-                chance.random() < 0.5, chance.randbytes(size),
+                chance.random() < 0.5, chance.randbytes(size), is_dual,
             )  # fmt: skip
             self.table.put(ca, hash_name, serial, serial_hash(serial), terms, packed, etag_digest)
-            response_der = assemble(terms.template, terms.header, cert_id_of(hash_name, serial), packed)  # type: ignore[attr-defined]
+            cert_ids = both_cert_ids(serial) if is_dual else (cert_id_of(hash_name, serial),)
+            response_der = assemble(terms.template, terms.header, cert_ids[0], packed, *cert_ids[1:])  # type: ignore[attr-defined]
         else:
             terms = chance.choice(WHOLE_TERMS)
             response_der = chance.randbytes(size)
             self.table.put_whole(
-                ca, hash_name, serial, serial_hash(serial), terms, cert_status, response_der, etag_digest
+                ca, hash_name, serial, serial_hash(serial), terms, cert_status, response_der, etag_digest, is_dual
             )
-        self.kept[key] = Put(cert_status, terms, etag_digest, response_der)
+        if is_dual:
+            key = (ca, "sha1", serial)
+            self.kept.pop((ca, "sha256", serial), None)
+            self.named.discard((ca, "sha256", serial))
+        self.kept[key] = Put(cert_status, terms, etag_digest, response_der, is_dual)
         self.named.add(key)
         self.last = key
 
     def get(self, key: Key) -> None:
         """Ask: what was put, or nothing; and nothing ever after."""
         ca, hash_name, serial = key
-        found = self.table.get(ca, hash_name, serial, cert_id_of(hash_name, serial))
-        expected = self.kept.get(key)
-        if found is None:
-            assert key != self.last, "the newest answer is gone"
+        found = self.table.get(ca, hash_name, serial, cert_id_of(hash_name, serial), both_cert_ids)
+        # What was put for SHA-256 alone is found before a dual answer, as long as it is there.
+        for one in self._answering(key):
+            expected = self.kept.get(one)
+            if found is not None and expected is not None and found.etag_digest == expected.etag_digest:
+                seen = Put(found.cert_status, found.terms, found.etag_digest, found.response_der, expected.is_dual)
+                assert seen == expected
+                assert found.terms is expected.terms
+                self.found += 1
+                self.found_by_the_other += one != key
+                return
+            assert one != self.last, "the newest answer is gone"
             self.evicted += expected is not None
-            self.kept.pop(key, None)
-            self.named.discard(key)
-            return
-        assert expected is not None, "an answer that was dropped, or never put"
-        assert Put(found.cert_status, found.terms, found.etag_digest, found.response_der) == expected
-        assert found.terms is expected.terms
-        self.found += 1
+            self._gone(one)
+        assert found is None, "an answer that was dropped, or never put"
 
-    def drop(self, key: Key) -> None:
-        self.table.drop(*key)
+    def _answering(self, key: Key) -> list[Key]:
+        dual = (key[0], "sha1", key[2])
+        return [key, dual] if key[1] == "sha256" and dual in self.kept and self.kept[dual].is_dual else [key]
+
+    def _gone(self, key: Key) -> None:
         self.kept.pop(key, None)
         self.named.discard(key)
         self.last = None if key == self.last else self.last
+
+    def drop(self, key: Key) -> None:
+        self.table.drop(*key)
+        for one in self._answering(key):
+            self._gone(one)
 
     def drop_bucket(self, ca: str, bucket: int) -> None:
         self.table.drop_bucket(ca, bucket)
@@ -211,6 +233,7 @@ def test_long_random_runs_against_a_dict(max_bytes: int, first_epoch: int, seed:
             model.clear()
         model.check_bounds()
     assert model.found > 500
+    assert model.found_by_the_other > 30
     assert model.evicted > 100 or max_bytes > LEAST_BYTES
     model.check_all()
 
@@ -717,7 +740,7 @@ def test_sizes_out_of_bounds() -> None:
     "change",
     [
         {"ca": "dd" * 8}, {"hash_name": "md5"}, {"hash_name": "SHA1"}, {"etag_digest": bytes(31)}, {"packed": b""},
-        {"packed": b"\x80" + bytes(70)}, {"terms": make_terms(whole=True)},
+        {"packed": b"\x30" + bytes(70)}, {"packed": b"\x80" + bytes(70), "hash_name": "sha384"}, {"terms": make_terms(whole=True)},
     ],
 )  # fmt: skip
 def test_what_cannot_be_put(change: dict[str, Any]) -> None:

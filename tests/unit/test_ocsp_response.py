@@ -24,6 +24,7 @@ from fastpath.ocsp_response import (
     encode_response_extension_nonce,
     encode_single_response,
     error_response,
+    is_dual,
     pack_answer,
     unpack_answer,
 )
@@ -92,12 +93,14 @@ def signed_answer(
     reason: int = NO_REASON,
     archive_cutoff: int = -1,
     this_update: int | None = None,
+    *,
+    dual: bool = False,
 ) -> bytes:
     """Sign an answer as the presigner does, store it, and serve it; checks that both are the same bytes."""
     now = int(datetime.now(UTC).timestamp())
     this_update = now - 60 if this_update is None else this_update
     template = template_of(ca)
-    cert_id_der = cert_id_of(ca, serial_number, hash_name)
+    cert_ids = [cert_id_of(ca, serial_number, name) for name in (("sha1", "sha256") if dual else (hash_name,))]
     header = AnswerHeader(this_update, this_update + 4 * DAY_S, now, SIGNER_ID, archive_cutoff)
     tbs = template.tbs_response_data(
         [
@@ -110,14 +113,15 @@ def signed_answer(
                 header.next_update,
                 archive_cutoff,
             )
+            for cert_id_der in cert_ids
         ],
         header.produced_at,
     )
     signature = ca.answer_signer.sign(tbs)
-    packed = pack_answer(7, cert_status, REVOKED_AT, reason, archive_cutoff >= 0, signature)
+    packed = pack_answer(7, cert_status, REVOKED_AT, reason, archive_cutoff >= 0, signature, dual)
     stored_header = AnswerHeader.from_bytes(header.to_bytes())
     stored_template = ResponseTemplate.from_bytes(template.to_bytes())
-    served = assemble(stored_template, stored_header, cert_id_der, packed)
+    served = assemble(stored_template, stored_header, cert_ids[0], packed, *cert_ids[1:])
     assert served == template.response(tbs, signature)
     return served
 
@@ -137,19 +141,23 @@ def test_assembled_bytes_are_the_signed_bytes_for_every_shape(key_type: str) -> 
         header = AnswerHeader(THIS_UPDATE, THIS_UPDATE + 4 * DAY_S, THIS_UPDATE + 5, SIGNER_ID, archive_cutoff)
         stored_header = AnswerHeader.from_bytes(header.to_bytes())
         terms = (header.this_update, header.next_update)
-        for (cert_status, reason), hash_name, size, has_cutoff in product(
-            STATUSES, HASH_SIZES, range(1, 22), (False, True)
+        for (cert_status, reason), hash_names, size, has_cutoff in product(
+            STATUSES, (*((name,) for name in HASH_SIZES), ("sha1", "sha256")), range(1, 22), (False, True)
         ):
-            cutoff = archive_cutoff if has_cutoff else -1
-            cert_id_der = any_cert_id(hash_name, serial_of_size(size))
-            arguments = (cert_id_der, cert_status, REVOKED_AT, reason, *terms, cutoff)
-            tbs = template.tbs_response_data([encode_single_response(*arguments)], header.produced_at)
+            arguments = (cert_status, REVOKED_AT, reason, *terms, archive_cutoff if has_cutoff else -1)
+            cert_ids = [any_cert_id(hash_name, serial_of_size(size)) for hash_name in hash_names]
+            singles = [encode_single_response(cert_id_der, *arguments) for cert_id_der in cert_ids]
+            tbs = template.tbs_response_data(singles, header.produced_at)
             signed = template.response(tbs, signature)
-            packed = pack_answer(size % 16, cert_status, REVOKED_AT, reason, has_cutoff, signature)
-            served = assemble(stored_template, stored_header, cert_id_der, packed)
+            dual = len(hash_names) == 2
+            packed = pack_answer(size % 16, cert_status, REVOKED_AT, reason, has_cutoff, signature, dual)
+            assert (unpack_answer(packed).is_dual, is_dual(packed)) == (dual, dual)
+            served = assemble(stored_template, stored_header, cert_ids[0], packed, *cert_ids[1:])
             assert served == signed
             expected_tbs = reference.response_data(
-                KEY_HASH, header.produced_at, [reference.single_response(*arguments)]
+                KEY_HASH,
+                header.produced_at,
+                [reference.single_response(cert_id_der, *arguments) for cert_id_der in cert_ids],
             )
             assert tbs == expected_tbs
             assert signed == reference.ocsp_response(expected_tbs, algorithm, signature, certs_der)
@@ -182,6 +190,42 @@ def test_every_oracle_believes_the_answers(key_type: str, delegated: bool, pki: 
             assert "Response verify OK" in said, said
             assert f"{serial_number:#x}: {shown.name}" in said, said
             assert "WARNING" not in said, said
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+@pytest.mark.clause("RFC 9919", "3.2.1", "MAY")
+def test_every_oracle_believes_dual_answers(key_type: str, pki: GetPKI, tmp_path: Path) -> None:
+    """RSP-08: One signature over a certificate's SHA-1 and SHA-256 CertID, in this order, both with the same words."""
+    ca = pki(key_type, key_type)
+    for n, (cert_status, reason) in enumerate(STATUSES):
+        served = signed_answer(ca, 77, "sha1", cert_status, reason, REVOKED_AT if n % 3 == 0 else -1, dual=True)
+        check_signature(served, ca)
+        assert lint(served) == []
+        first, second = read_with_cryptography(served).responses
+        assert (first.hash_algorithm.name, second.hash_algorithm.name) == ("sha1", "sha256")
+        for single in (first, second):
+            name = single.hash_algorithm.name
+            assert single.issuer_name_hash == ca.issuer_name_hash(name)
+            assert single.issuer_key_hash == ca.issuer_key_hash(name)
+            assert (single.serial_number, single.certificate_status.value) == (77, cert_status)
+            assert (single.this_update_utc, single.next_update_utc) == (first.this_update_utc, first.next_update_utc)
+            assert single.revocation_time_utc == first.revocation_time_utc
+            assert single.revocation_reason == first.revocation_reason
+        if not key_type.startswith("mldsa") and n < 3:
+            for hash_name in ("sha1", "sha256"):
+                said = ask_openssl(served, ca, 77, tmp_path, hash_name)
+                assert "Response verify OK" in said, said
+                assert f"0x4d: {('good', 'revoked', 'unknown')[cert_status]}" in said, said
+
+
+def test_an_answer_needs_as_many_cert_ids_as_were_signed() -> None:
+    """A dual answer is never served with one CertID alone, nor another one with two."""
+    header = AnswerHeader(THIS_UPDATE, THIS_UPDATE + DAY_S, THIS_UPDATE, SIGNER_ID)
+    one, two = any_cert_id("sha1"), any_cert_id("sha256")
+    for dual, second in ((True, None), (False, two), (True, b""), (True, two + b"\x00")):
+        packed = pack_answer(0, GOOD, 0, NO_REASON, False, b"s", dual)
+        with pytest.raises(ValueError, match="CertID"):
+            assemble(plain_template(), header, one, packed, second)
 
 
 def test_openssl_sees_when_the_wrong_parts_are_joined(pki: GetPKI, tmp_path: Path) -> None:
@@ -618,6 +662,7 @@ def test_templates_round_trip(key_hash: bytes, algorithm: bytes, certs: list[byt
     times,
     st.one_of(st.just(-1), times),
     st.binary(min_size=1, max_size=700),
+    st.booleans(),
 )
 @settings(max_examples=200)
 def test_assembling_is_encoding(
@@ -631,19 +676,25 @@ def test_assembling_is_encoding(
     produced_at: int,
     cutoff: int,
     signature: bytes,
+    dual: bool,
 ) -> None:
     """For any values at all, assemble gives the bytes of the obvious encoder: all length forms are met."""
-    digest = bytes(range(HASH_SIZES[hash_name]))
-    cert_id_der = encode_cert_id(hash_name, digest, digest[::-1], serial_octets(serial_number))
+    names = ("sha1", "sha256") if dual else (hash_name,)
+    digests = {name: bytes(range(HASH_SIZES[name])) for name in names}
+    serial = serial_octets(serial_number)
+    cert_ids = [encode_cert_id(name, digest, digest[::-1], serial) for name, digest in digests.items()]
     served = assemble(
         ResponseTemplate(key_hash, algorithm, certs),
         AnswerHeader(update[0], update[1], produced_at, SIGNER_ID, cutoff),
-        cert_id_der,
-        pack_answer(0, *status, cutoff >= 0, signature),
+        cert_ids[0],
+        pack_answer(0, *status, cutoff >= 0, signature, dual),
+        *cert_ids[1:],
     )
-    expected_id = reference.cert_id(hash_name, digest, digest[::-1], serial_octets(serial_number))
-    single = reference.single_response(expected_id, *status, *update, cutoff)
-    tbs = reference.response_data(key_hash, produced_at, [single])
+    singles = [
+        reference.single_response(reference.cert_id(name, digest, digest[::-1], serial), *status, *update, cutoff)
+        for name, digest in digests.items()
+    ]
+    tbs = reference.response_data(key_hash, produced_at, singles)
     assert served == reference.ocsp_response(tbs, algorithm, signature, certs)
 
 
@@ -678,17 +729,17 @@ def test_malformed_packed_answers_are_refused_or_mean_what_they_say() -> None:
     """Any bytes either are no packed answer, or pack again to the same bytes; assembling them never crashes."""
     template = plain_template()
     header = AnswerHeader(THIS_UPDATE, THIS_UPDATE + DAY_S, THIS_UPDATE, SIGNER_ID, 0)
-    cert_id_der = any_cert_id()
+    cert_ids = (any_cert_id(), any_cert_id("sha256"))
     refused = 0
     for seed, (cert_status, reason) in enumerate(STATUSES):
-        packed = pack_answer(3, cert_status, REVOKED_AT, reason, True, bytes(71))
+        packed = pack_answer(3, cert_status, REVOKED_AT, reason, True, bytes(71), seed % 2 == 0)
         for octets in mutants(packed, 1000, seed):
             try:
                 answer = unpack_answer(octets)
             except ValueError:
                 refused += 1
                 with pytest.raises(ValueError, match="not a packed answer"):
-                    assemble(template, header, cert_id_der, octets)
+                    assemble(template, header, cert_ids[0], octets)
                 continue
             assert octets == pack_answer(
                 answer.slot,
@@ -697,8 +748,9 @@ def test_malformed_packed_answers_are_refused_or_mean_what_they_say() -> None:
                 answer.reason,
                 answer.has_archive_cutoff,
                 answer.signature,
+                answer.is_dual,
             )
-            served = assemble(template, header, cert_id_der, octets)
+            served = assemble(template, header, cert_ids[0], octets, cert_ids[1] if answer.is_dual else None)
             assert asn1_ocsp.OCSPResponse.load(served, strict=True).dump() == served
     assert refused > 500
 
@@ -708,8 +760,9 @@ def test_malformed_packed_answers_are_refused_or_mean_what_they_say() -> None:
     [
         pytest.param(b"", id="empty"),
         pytest.param(b"\x00", id="no-signature"),
-        pytest.param(b"\x80s", id="top-bit"),
+        pytest.param(b"\x80", id="dual-no-signature"),
         pytest.param(b"\x30s", id="status-3"),
+        pytest.param(b"\xb0s", id="dual-status-3"),
         pytest.param(b"\x10" + bytes(5) + b"\xff", id="revoked-no-signature"),
         pytest.param(b"\x10" + bytes(5), id="revoked-cut-short"),
         pytest.param(b"\x10" + bytes(5) + b"\x00s", id="reason-unspecified"),
