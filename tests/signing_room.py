@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from cryptography.x509 import ocsp
 
-from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble, encode_cert_id, unpack_answer
+from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble, is_dual, unpack_answer
 from responder.clock import ManualClock
 from responder.config import load_config
 from responder.issuers import Issuers
@@ -124,6 +124,15 @@ validity = "{validity}"
         for store in self._stores:
             store.close()
 
+    def reconfigure(self, old: str, new: str) -> None:
+        """Replace text in the configuration, and read it again as started roles do."""
+        text = self.config_file.read_text()
+        assert old in text
+        self.config_file.write_text(text.replace(old, new))
+        self.config = load_config(self.config_file)
+        self.issuers = Issuers.from_config(self.config, str(self.config_file))
+        (self.issuer,) = self.issuers
+
     def take_up_signer(self) -> None:
         """Open the signer that the configuration names now."""
         opened = open_response_signer(
@@ -184,7 +193,7 @@ validity = "{validity}"
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def stored(self, serial: int, hash_name: str = "sha1") -> ocsp.OCSPResponse | None:
-        """Return the stored answer, put together as a worker does, its signature verified; None: none is stored."""
+        """Return the answer stored in that hash, put together as a worker does, its signature verified; None: none is."""
         octets = serial_to_octets(serial)
         found = self.store.read_answer_bucket(self.issuer.id, self.bucket_of(serial), hash_name)
         packed = found.answers.get(octets)
@@ -194,8 +203,8 @@ validity = "{validity}"
         record = self.store.get_signer(header.signer_id)
         assert record is not None
         issuer = self.issuer
-        cert_id = encode_cert_id(hash_name, issuer.name_hashes[hash_name], issuer.key_hashes[hash_name], octets)
-        der = assemble(ResponseTemplate.from_bytes(record.template), header, cert_id, packed)
+        cert_ids = issuer.both_cert_ids(octets) if is_dual(packed) else (issuer.cert_id(hash_name, octets),)
+        der = assemble(ResponseTemplate.from_bytes(record.template), header, cert_ids[0], packed, *cert_ids[1:])
         return self.read(der)
 
     def read(self, der: bytes) -> ocsp.OCSPResponse:

@@ -96,8 +96,12 @@ def open_desks(store: Store, issuers: Issuers, signers: Mapping[str, ResponseSig
         if signer is None:
             continue
         certid = issuer.config.ocsp.certid
-        if store.take_up_certid(issuer.id, certid, clock.now()):
+        before = store.take_up_certid(issuer.id, certid, clock.now())
+        if before is not None:
             log.info("certid_changed", ca=issuer.name, certid=certid, consequence="every answer is looked at again")
+        if before == "sha256" and certid == "each":
+            # There are SHA-256 answers, and clients who got them: kept up for a validity, as if just asked for.
+            store.set_sha256_asked(issuer.id, clock.now())
         put_desk(desks, store, issuer, signer, clock)
     return desks
 

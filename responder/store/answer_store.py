@@ -83,11 +83,14 @@ class AnswerStore(StoreBase):
         due, member = self.layout.due(layout.partition_of(bucket)), layout.due_member(ca, bucket)
         self._link.call("ZADD", due, "XX", "LT", score_text(at), member)
 
-    def take_up_certid(self, ca: str, certid: str, at: float) -> bool:
-        """Make every bucket of a CA due at ``at`` where its answers were last made with other CertIDs; returns whether."""
+    def take_up_certid(self, ca: str, certid: str, at: float) -> str | None:
+        """Make every bucket of a CA due at ``at`` where its answers were last made with other CertIDs.
+
+        Returns the configuration's word for those others; None: nothing has changed.
+        """
         before = self._link.call("HGET", self.layout.ca(ca), layout.CA_CERTID)
         if before == certid.encode():
-            return False
+            return None
         start = f"{ca}:".encode()
         for p in PARTITIONS if before is not None else ():
             members = self._link.call("ZRANGE", self.layout.due(p), 0, -1)
@@ -96,7 +99,7 @@ class AnswerStore(StoreBase):
                 self._link.call("ZADD", self.layout.due(p), "XX", "LT", *scored)
         # Last: cut short before, it is done again.
         self._link.call("HSET", self.layout.ca(ca), layout.CA_CERTID, certid)
-        return before is not None
+        return None if before is None else before.decode()
 
     def due_at(self, ca: str, bucket: int) -> float | None:
         """Return a bucket's score in the due set; None: it is not there."""
