@@ -190,8 +190,8 @@ class Revocast:
                 answer = self.query(leaf, ca)
             except OSError:
                 return False
-            return (
-                answer.response_status is ocsp.OCSPResponseStatus.SUCCESSFUL and answer.certificate_status in statuses
+            return answer.response_status is ocsp.OCSPResponseStatus.SUCCESSFUL and all(
+                single.certificate_status in statuses for single in answer.responses
             )
 
         try:

@@ -13,12 +13,13 @@ from cryptography.x509 import ocsp
 from tests.pki import PKI, Leaf, make_ca, make_leaf, make_signer
 from tests.server import Revocast, ca_section, index_line, write_index
 
-# A key type for the CA and one for its delegated signer; None: the CA signs answers itself.
+# A key type for the CA and one for its delegated signer (None: the CA signs answers itself), and ocsp.certid, which has
+# nothing to do with the keys.
 KINDS = {
-    "rsa-delegated": ("rsa2048", "rsa2048"),
-    "rsa-direct": ("rsa2048", None),
-    "ecdsa-delegated": ("p256", "p256"),
-    "ecdsa-direct": ("p384", None),
+    "rsa-delegated-each": ("rsa2048", "rsa2048", "each"),
+    "rsa-direct-sha1": ("rsa2048", None, "sha1"),
+    "ecdsa-delegated-dual": ("p256", "p256", "dual"),
+    "ecdsa-direct-sha256": ("p384", None, "sha256"),
 }
 
 
@@ -28,6 +29,7 @@ class World:
 
     server: Revocast
     ca: PKI
+    certid: str
     good: Leaf
     revoked: Leaf
     revoked_at: int
@@ -43,7 +45,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
 
     @cache
     def world(kind: str) -> World:
-        ca_key, signer_key = KINDS[kind]
+        ca_key, signer_key, certid = KINDS[kind]
         directory = tmp_path_factory.mktemp(kind)
         ca = make_ca(directory / "ca", ca_key, name=f"Example {kind} CA")
         if signer_key:
@@ -51,7 +53,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
         stranger = make_ca(directory / "stranger", ca_key, name="Example Stranger CA", label="stranger")
         index = directory / "index.txt"
         write_index(index, [])
-        section = ca_section("corp", ca, index, extra_ocsp=', unassigned = "unknown"')
+        section = ca_section("corp", ca, index, extra_ocsp=f', unassigned = "unknown", certid = "{certid}"')
         server = Revocast(directory / "server", [section])
         started.append(server)
         server.start()
@@ -62,7 +64,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
         write_index(index, [index_line(good), index_line(revoked, revoked_at, "keyCompromise")])
         server.wait_for(good, ca, ocsp.OCSPCertStatus.GOOD)
         server.wait_for(revoked, ca, ocsp.OCSPCertStatus.REVOKED)
-        return World(server, ca, good, revoked, revoked_at, unknown, stranger, foreign)
+        return World(server, ca, certid, good, revoked, revoked_at, unknown, stranger, foreign)
 
     yield world
     for server in started:
