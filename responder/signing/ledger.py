@@ -42,7 +42,7 @@ def signed(
         messages,
         serials,
         bucket=f"{bucket:x}",
-        certid=hash_name,
+        certid="dual" if desk.is_dual else hash_name,
         this_update=format_utc(header.this_update),
         next_update=format_utc(header.next_update),
         produced_at=format_utc(header.produced_at),

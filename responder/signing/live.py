@@ -352,7 +352,7 @@ def _draft(desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], b
 def _record(desk: Desk, drafts: Sequence[_Draft]) -> None:
     ledger.signed_live(
         desk,
-        {draft.waiting.question.hash_name for draft in drafts},
+        {"dual" if desk.is_dual and draft.may_be_kept else draft.waiting.question.hash_name for draft in drafts},
         [serial for draft in drafts for serial in draft.waiting.question.serials],
         [second for draft in drafts for single in draft.singles for second in single[-2:]],
         [draft.message for draft in drafts],
