@@ -116,10 +116,11 @@ class _Seat:
         try:
             issuer = self._renewed_issuer()
             signer = open_configured(pair.using, issuer, self._config, self._config_file, now)
-        except (RevocastError, OSError, ValueError) as error:
+        except Exception as error:  # whatever is the matter with one CA's files, the other CAs' signers go on
+            text = str(error) if isinstance(error, RevocastError) else f"{type(error).__name__}: {error}"
             pair.try_at = monotonic + pair.pause_s
             pair.pause_s = min(2 * pair.pause_s, RETRY_MOST_S)
-            self._complain(pair, str(error), now)
+            self._complain(pair, " ".join(text.split()), now)
             return None
         pair.try_at, pair.said = NEVER, ""
         return issuer, signer

@@ -24,6 +24,7 @@ from responder.issuers import Issuers
 from responder.live import Question, ReplyKind
 from responder.model import serial_to_octets
 from responder.roles.presign import opened_signers
+from responder.signing import rollover
 from responder.signing.answers import SIGNER_RECHECK_S
 from responder.signing.desk import put_desk
 from responder.signing.hsm import _modules
@@ -294,6 +295,23 @@ def test_another_cas_signer_is_not_taken_up_and_the_other_ca_is_not_disturbed(
     assert office.presigner.desks[other_id].signer.certificate_der == other.answer_signer.certificate_der
     assert office.signs_with() == second.certificate
     assert [line["ca"] for line in events(logs, "signer_not_taken_up", "signer_unavailable")] == ["other", "other"]
+
+
+def test_whatever_goes_wrong_is_one_line(open_office: Callable[..., Office], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of ours in reading one CA's files does not end the role, which has others to sign for."""
+    office = open_office()
+    first = office.signs_with()
+
+    def fail(*_: object) -> None:
+        raise LookupError("two\nlines")
+
+    with capture_logs() as logs:
+        monkeypatch.setattr(rollover, "open_configured", fail)
+        install(office.room, new_signer(office.room))
+        office.pass_time(RETRY_MOST_S)
+    assert office.signs_with() == first
+    (line,) = events(logs, "signer_not_taken_up")
+    assert line["error"] == "LookupError: two lines"
 
 
 def test_the_same_pair_spelt_otherwise_is_no_other_signer(open_office: Callable[..., Office]) -> None:
