@@ -23,6 +23,7 @@ LEAST_WAIT_S = 60.0  # what is signed within a minute is no backlog: a new CA, a
 SUSTAINED_S = 300.0  # of needing more than is possible, with a backlog all the while; and of neither, to be over
 REPEAT_S = 300.0  # between complaints
 LEAST_ROUND_S = 0.02  # a round of a signature or two tells of trips to Redis, not of the key
+MOST_CARRIED_S = 60.0
 BUSY_SHARE = 0.5  # of the time, below which something else than the key's pace keeps answers from being signed
 
 
@@ -36,6 +37,7 @@ class Watch:
         self._census = Census(store)
         self._pace = Pace()
         self._busy_s = 0.0
+        self._carried_s = 0.0  # of rounds without a signature, until one comes
         self._looked_at: float | None = None
         self._overloaded_since: float | None = None
         self._relieved_since: float | None = None
@@ -45,11 +47,16 @@ class Watch:
         metrics.PRESIGNER_BEHIND.set(0)
 
     def note(self, made: int, took_s: float) -> None:
-        """Take in a round of work."""
-        if made:
-            self._busy_s += took_s
-            if took_s >= LEAST_ROUND_S or self._pace.per_second is None:
-                self._pace.note(made, took_s)
+        """Take in a round of work: the signatures that came of it, and how long it took."""
+        if not made:
+            # A slow key's signatures may come a few rounds later; a short round without any had nothing to do.
+            if took_s >= LEAST_ROUND_S:
+                self._carried_s = min(MOST_CARRIED_S, self._carried_s + took_s)
+            return
+        took_s, self._carried_s = took_s + self._carried_s, 0.0
+        self._busy_s += took_s
+        if took_s >= LEAST_ROUND_S or self._pace.per_second is None:
+            self._pace.note(made, took_s)
 
     def look(self, soonest_next_updates: Mapping[str, float]) -> None:
         """Look at what is due and say how it stands; by CA, what ``Figures`` knows. Raises StoreUnavailable."""

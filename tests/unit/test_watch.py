@@ -177,6 +177,19 @@ def test_a_key_that_fails_is_not_a_slow_one(working: Working) -> None:
     assert value("presign_utilisation") > 1
 
 
+def test_signatures_that_come_rounds_later_are_no_faster(working: Working) -> None:
+    """Four rounds of a quarter second for one signature are one a second; rounds that had nothing to do do not count."""
+    watch = working.presigner.watch
+    for _ in range(100):
+        for made in (0, 0, 0, 1):
+            watch.note(made, 0.25)
+        watch.note(0, 0.001)
+    working.room.clock.advance(10)
+    watch.look({})
+    assert watch.outlook is not None
+    assert watch.outlook.possible == pytest.approx(1)
+
+
 def test_what_is_needed_is_what_is_signed(make_room: RoomMaker) -> None:
     """The presigner itself, over five hours of one-hour answers, signs as often as the arithmetic says."""
     room = make_room(validity=f"{VALIDITY_S}s")
