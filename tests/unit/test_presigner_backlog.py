@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from cryptography.x509 import ocsp
 
 from responder.clock import format_utc
+from responder.model import serial_to_octets
 from responder.signing.presigner import CLAIM_SIGNING_S, Presigner
 from responder.store.layout import DUE_ASKED_FOR
 from tests.signing_room import DAY_S, GOOD, Room
@@ -18,6 +21,12 @@ SLICE = CLAIM_SIGNING_S / SECONDS_EACH  # signatures that a round of claims is w
 
 def revoked(at: float) -> str:
     return f"revoked {format_utc(at)} keyCompromise exp=2049-12-31T23:59:59Z"
+
+
+def end_of_cert_id(room: Room, serial: int) -> bytes:
+    """Return what no message but the serial's holds: issuerKeyHash and serialNumber."""
+    octets = serial_to_octets(serial)
+    return room.issuer.key_hashes["sha1"] + bytes([2, len(octets)]) + octets
 
 
 @pytest.fixture
@@ -46,26 +55,40 @@ def status_of(room: Room, serial: int) -> ocsp.OCSPCertStatus | None:
 
 
 def test_a_revocation_amid_a_backlog_is_signed_next(room: Room, presigner: Presigner) -> None:
-    """Once it is committed, no more routine work is done than the round in hand, and it is one signature."""
-    committed_at: list[int] = []
-    signed_at: list[int] = []
+    """Once it is committed, no more routine work is done than a round of claims is worth, and it is one signature."""
+    bucket = room.bucket_of(700)
+    members = [end_of_cert_id(room, serial) for serial in SERIALS if room.bucket_of(serial) == bucket]
+    says_revoked = end_of_cert_id(room, 700) + b"\xa1"  # certStatus revoked follows the CertID's serial
+    before, after, of_bucket = 0, 0, 0
+    signs = room.key.signer.sign
 
-    def revoke() -> None:
-        if not committed_at and room.key.count > 150:
-            room.change(700, revoked(room.clock.now()))
-            committed_at.append(room.key.count)
+    class Watching:
+        """Commits the revocation amid the backlog, and sees when it is signed."""
 
-    room.key.on_sign = revoke
-    while not signed_at and presigner.pending():
-        before = room.key.count
-        made = presigner.run_once()
-        assert made == room.key.count - before
-        if committed_at and status_of(room, 700) is ocsp.OCSPCertStatus.REVOKED:
-            signed_at.append(room.key.count)
-    assert presigner.pending() > 10, "there was a backlog, and it was not the last"
-    assert made == 1, "alone in its round: it costs one signature, not its bucket's"
-    assert signed_at[0] - committed_at[0] <= SLICE + 1
+        committed = signed = False
+
+        def sign(self, messages: Sequence[bytes]) -> list[bytes]:
+            nonlocal before, after, of_bucket
+            for message in messages:
+                if not self.committed:
+                    before += 1
+                elif not self.signed:
+                    self.signed = says_revoked in message
+                    after += not self.signed
+                    of_bucket += any(member in message for member in members)
+            if not self.committed and before > 150:
+                assert room.store.due_at(room.issuer.id, bucket) < room.clock.now(), "its refresh waits"
+                room.change(700, revoked(room.clock.now()))
+                self.committed = True
+            return signs(messages)
+
+    watching = Watching()
+    room.key.signer.sign = watching.sign  # type: ignore[method-assign]
     presigner.run_until_idle()
+    assert watching.signed
+    assert after <= SLICE
+    assert before + after < len(SERIALS) // 2, "there was a backlog"
+    assert of_bucket == 1, "not its bucket's"
     assert len(room.all_stored(SERIALS)) == len(SERIALS)
 
 
