@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+
+import pytest
+import structlog
 
 # Each offers its fixtures under the names that its docstring tells.
 pytest_plugins = [
@@ -10,3 +14,10 @@ pytest_plugins = [
     for name in ("tests.pki", "tests.redis_fixture", "tests.signing_room", "tests.softhsm")
     if importlib.util.find_spec(name)
 ]
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Undo what a test has configured: a level that it set would hide from the next ones what they look for."""
+    yield
+    structlog.reset_defaults()

@@ -33,13 +33,7 @@ class Kinds:
 
 def kinds_of(ocsp: OCSPConfig, *, sha256_asked: bool) -> Kinds:
     """Count the kinds of CertID that are signed for each certificate. SHA-256 is kept up only while it is asked for."""
-    match getattr(ocsp, "certid", "each"):
-        case "sha1" | "sha256":
-            return Kinds(1, 1)
-        case "dual":
-            return Kinds(1, 1)
-        case _:
-            return Kinds(2, 2) if sha256_asked else Kinds(1, 1)
+    return Kinds(2, 2) if ocsp.certid == "each" and sha256_asked else Kinds(1, 1)
 
 
 @dataclass(frozen=True)
