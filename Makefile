@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.built
-SOURCES := pyproject.toml setup.py .ci/constraints.txt $(wildcard fastpath/*.pyx fastpath/*.pxd responder/http/*.pyx)
+SOURCES := pyproject.toml setup.py .ci/constraints.txt $(wildcard fastpath/*.pyx fastpath/*.pxd responder/*/*.pyx)
 
 .PHONY: build run test test-sanitized lint docs bench clean
 
@@ -34,7 +34,7 @@ lint: build
 test-sanitized: build
 	rm -rf build/sanitized && mkdir -p build/sanitized
 	cp -r setup.py pyproject.toml README.md fastpath responder loaders tests docs build/sanitized/
-	rm -f build/sanitized/fastpath/*.so build/sanitized/responder/http/*.so
+	rm -f build/sanitized/fastpath/*.so build/sanitized/responder/*/*.so
 	cd build/sanitized && REVOCAST_SANITIZE=1 ../../$(VENV)/bin/python setup.py -q build_ext --inplace
 	cd build/sanitized && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
 		../../$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/fuzz tests/unit/test_ocsp_request.py \
@@ -55,4 +55,4 @@ bench: build
 	$(VENV)/bin/python -m bench.serve.report
 
 clean:
-	rm -rf build $(VENV) quickstart fastpath/*.so responder/http/*.so
+	rm -rf build $(VENV) quickstart fastpath/*.so responder/*/*.so

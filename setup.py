@@ -18,7 +18,7 @@ if SANITIZE:
 
 extensions = [
     Extension(".".join(source.with_suffix("").parts), [str(source)], extra_compile_args=COMPILE, extra_link_args=LINK)
-    for folder in ("fastpath", "responder/http")
+    for folder in ("fastpath", "responder/http", "responder/signing")
     for source in sorted(Path(folder).glob("*.pyx"))
 ]
 

@@ -241,6 +241,12 @@ class SignerConfig(Section):
         None, description="File whose first line is the token's user PIN or the PEM key's passphrase."
     )
     pin_env: str | None = Field(None, description="Environment variable that holds it.")
+    sessions: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Sessions with a PKCS#11 token that sign at the same time: as many as its cores; 32 where each signature waits for a network.",
+    )
     rsa_padding: Literal["pkcs1", "pss"] | None = Field(
         None,
         description="How an RSA key signs: pkcs1 (PKCS #1 v1.5, which every client knows) or pss, both with SHA-256; absent: pkcs1, but pss where the certificate's key is id-RSASSA-PSS. Other keys refuse it.",

@@ -7,20 +7,28 @@
  *   flags        hexadecimal CK_FLAGS that C_GetTokenInfo adds
  *   mechanisms   hexadecimal mechanism types that C_GetMechanismList leaves out, one a line
  *   raw          C_Sign returns octets of zero
+ *   garbage      C_Sign turns over a bit of each signature that it returns
+ *   delay        C_Sign takes so many microseconds longer (hexadecimal)
+ *   hang         C_Sign does not return while it is there
+ *   crash        C_Sign ends the process by SIGSEGV
+ *   removed      C_Sign returns CKR_DEVICE_REMOVED, and no slot has a token
  */
+#define _GNU_SOURCE
 #include <dlfcn.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef unsigned long CK_ULONG;
 typedef void *function;
 
 /* PKCS#11 v2.40 §3: CK_FUNCTION_LIST is CK_VERSION and then the functions in a fixed order. */
-enum { C_INITIALIZE = 0, C_GET_FUNCTION_LIST = 3, C_GET_TOKEN_INFO = 6, C_GET_MECHANISM_LIST = 7, C_LOGIN = 18, C_SIGN = 43, COUNT = 68 };
+enum { C_INITIALIZE = 0, C_GET_FUNCTION_LIST = 3, C_GET_SLOT_LIST = 4, C_GET_TOKEN_INFO = 6, C_GET_MECHANISM_LIST = 7, C_LOGIN = 18, C_SIGN = 43, COUNT = 68 };
 struct function_list { unsigned char version[2]; function call[COUNT]; };
 
-enum { CKR_GENERAL_ERROR = 5, TOKEN_INFO_FLAGS_OFFSET = 96 }; /* label, manufacturer, model, serial: 32+32+16+16 */
+enum { CKR_GENERAL_ERROR = 5, CKR_DEVICE_REMOVED = 0x32, TOKEN_INFO_FLAGS_OFFSET = 96 }; /* label, manufacturer, model, serial: 32+32+16+16 */
 
 static struct function_list spy;
 static struct function_list *real;
@@ -41,6 +49,12 @@ static int number(const char *name, CK_ULONG *value) {
     return read == 1;
 }
 
+static int given(const char *name) {
+    FILE *file = order(name, "r");
+    if (file != NULL) fclose(file);
+    return file != NULL;
+}
+
 static void count(const char *name) {
     FILE *file = order(name, "a");
     if (file != NULL) { fputc('1', file); fclose(file); }
@@ -54,6 +68,11 @@ static CK_ULONG spy_initialize(void *arguments) {
 static CK_ULONG spy_login(CK_ULONG session, CK_ULONG user, unsigned char *pin, CK_ULONG length) {
     count("logins");
     return ((CK_ULONG (*)(CK_ULONG, CK_ULONG, unsigned char *, CK_ULONG))real->call[C_LOGIN])(session, user, pin, length);
+}
+
+static CK_ULONG spy_get_slot_list(unsigned char present, CK_ULONG *list, CK_ULONG *length) {
+    if (present && given("removed")) { *length = 0; return 0; }
+    return ((CK_ULONG (*)(unsigned char, CK_ULONG *, CK_ULONG *))real->call[C_GET_SLOT_LIST])(present, list, length);
 }
 
 static CK_ULONG spy_get_token_info(CK_ULONG slot, unsigned char *info) {
@@ -80,11 +99,16 @@ static CK_ULONG spy_get_mechanism_list(CK_ULONG slot, CK_ULONG *list, CK_ULONG *
 }
 
 static CK_ULONG spy_sign(CK_ULONG session, unsigned char *data, CK_ULONG data_length, unsigned char *signature, CK_ULONG *length) {
-    CK_ULONG result;
+    CK_ULONG result, microseconds;
     if (number("sign", &result)) return result;
+    if (given("removed")) return CKR_DEVICE_REMOVED;
+    if (given("crash")) raise(SIGSEGV);
+    while (given("hang")) usleep(10000);
+    if (number("delay", &microseconds)) usleep(microseconds);
     result = ((CK_ULONG (*)(CK_ULONG, unsigned char *, CK_ULONG, unsigned char *, CK_ULONG *))real->call[C_SIGN])(session, data, data_length, signature, length);
     CK_ULONG zero;
     if (result == 0 && signature != NULL && number("raw", &zero)) memset(signature, 0, *length);
+    if (result == 0 && signature != NULL && given("garbage")) signature[*length - 1] ^= 1;
     return result;
 }
 
@@ -98,6 +122,7 @@ CK_ULONG C_GetFunctionList(struct function_list **list) {
         spy = *real;
         spy.call[C_INITIALIZE] = (function)spy_initialize;
         spy.call[C_GET_FUNCTION_LIST] = (function)C_GetFunctionList;
+        spy.call[C_GET_SLOT_LIST] = (function)spy_get_slot_list;
         spy.call[C_GET_TOKEN_INFO] = (function)spy_get_token_info;
         spy.call[C_GET_MECHANISM_LIST] = (function)spy_get_mechanism_list;
         spy.call[C_LOGIN] = (function)spy_login;

@@ -26,7 +26,7 @@ from responder.signing.clock_guard import ClockGuard
 from responder.signing.delegation import ResponseSigner, open_response_signer
 from responder.signing.live import LiveSigner
 from responder.signing.presigner import Presigner
-from responder.signing.signer import Signer
+from responder.signing.signer import AsyncSigner, Signer
 from responder.store.layout import DUE_REVOKED, NEVER_DUE, JournalKind, bucket_number, serial_hash
 from responder.store.redis_store import Store
 from responder.store.values import Change, NewBucket
@@ -77,9 +77,11 @@ class Room:
         ocsp_options: str = "",
         ca_options: str = "",
         key_type: str = "p256",
+        key: str = "ocsp.key",
         signer_not_after: int | None = None,
         now: int | None = None,
     ) -> None:
+        """``key``: the configuration's ``ocsp.key``; a token's holds key_of(key_type, "ocsp"), and is not counted."""
         self.server = server
         self.directory = directory
         self.key_type = key_type
@@ -100,7 +102,7 @@ source = {{ type = "openssl", path = "index.txt" }}
 {ca_options}
 [ca.ocsp]
 certificate = "ocsp.pem"
-key = "ocsp.key"
+key = "{key}"
 validity = "{validity}"
 {ocsp_options}
 """
@@ -120,9 +122,10 @@ validity = "{validity}"
         return self._stores[-1]
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and the key."""
         for store in self._stores:
             store.close()
+        self.signer.close()
 
     def reconfigure(self, old: str, new: str) -> None:
         """Replace text in the configuration, and read it again as started roles do."""
@@ -138,6 +141,9 @@ validity = "{validity}"
         opened = open_response_signer(
             self.issuer.config, self.issuer, self.config.data_dir, self.clock.now(), str(self.config_file)
         )
+        if isinstance(opened.signer, AsyncSigner):
+            self.signer = opened
+            return
         self.key = CountingSigner(opened.signer)
         self.signer = dataclasses.replace(opened, signer=self.key)
 

@@ -26,7 +26,7 @@ from responder.signing.clock_guard import ClockGuard
 from responder.signing.delegation import ResponseSigner
 from responder.signing.desk import put_desk
 from responder.signing.live import LiveSigner
-from responder.signing.presigner import Presigner
+from responder.signing.presigner import WAIT_S, Presigner
 from responder.signing.rollover import SignerWatch, open_configured
 from responder.store.redis_store import Store
 
@@ -35,10 +35,6 @@ log = get_logger(__name__)
 IDLE_S = 0.05  # how long to answer questions alone when nothing is due; a revocation waits no longer either
 STORE_RETRY_FIRST_S = 0.05  # a connection that was cut is made anew at once: a revocation may wait for its signature
 STORE_RETRY_MOST_S = 0.5
-
-
-class _Stopped(Exception):
-    """SIGTERM came while a bucket was being signed."""
 
 
 def presign(
@@ -79,26 +75,19 @@ def _presign(settings: Config, config_file: str) -> None:
 
 def _sign(store: Store, watch: SignerWatch, clock: Clock, stop: Stop) -> None:
     """Sign until ``stop``, at each moment with the signers that the watch has open; raises StoreUnavailable."""
-
-    def between() -> None:
-        if stop.is_set():
-            raise _Stopped
-        live.poll()
-
     watch.look()
     guard = ClockGuard(clock, store.time)
-    presigner = Presigner(store, watch.issuers, watch.signers, clock, guard=guard, between=between)
+    presigner = Presigner(store, watch.issuers, watch.signers, clock, guard=guard)
     live = LiveSigner(store, presigner.desks, clock, guard)
     announce_ready()
     log.info("signing", cas=sorted(desk.issuer.name for desk in presigner.desks.values()))
-    try:
-        while not stop.is_set():
-            for issuer, signer in watch.look():
-                put_desk(presigner.desks, store, issuer, signer, clock)
-            made = presigner.run_once()
-            live.serve(0.0 if made else IDLE_S)
-    except _Stopped:
-        return
+    while not stop.is_set():
+        for issuer, signer in watch.look():
+            put_desk(presigner.desks, store, issuer, signer, clock)
+        presigner.turn()
+        live.serve(IDLE_S if presigner.is_idle else 0.0)
+        presigner.wait(WAIT_S)
+    presigner.give_back()
 
 
 def presign_all(config_file: Path, progress: Callable[[int], object] = lambda _: None) -> int:

@@ -1,220 +1,247 @@
-"""Keys in a PKCS#11 token, through python-pkcs11: the only module that imports it.
+"""Keys in PKCS#11 tokens, as the presigning role sees them: what it asks of the process that holds a token's sessions.
 
-python-pkcs11 calls ``C_Initialize(NULL)``, which promises the module that one thread at a time calls it; SoftHSM crashes
-otherwise. So each module has one lock here, each token one session and one login a process, whatever number of keys
-use it. A process that has initialised a module must not fork; a child of a fork is refused.
-
-RFC 7512 names the key; PKCS#11 v2.40 and v3.0 the calls.
+Each token has a process of its own (token_host.py), started when its first key is opened and again when it has ended. Nothing
+here waits for a token, but for ``sign`` and the first opening: jobs are sent, and their signatures are there some day, or
+the process is found dead or stuck and is ended. Used by one thread.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
-import struct
+import select
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
-import pkcs11
-from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, PKCS11Error, TokenFlag
 
 from responder import audit
 from responder.errors import ConfigError, InvariantBroken, SignerUnavailable
+from responder.log import get_logger
+from responder.process import die_with_parent
 from responder.signing.algorithms import RSAPadding, Scheme, public_key_to_der, scheme_of
-from responder.signing.pins import PinSource, RefusedPins
+from responder.signing.pins import PinSource
 from responder.signing.pkcs11_uri import PKCS11URI
-from responder.signing.token_keys import (
-    TokenMechanism,
-    ec_public_key,
-    ecdsa_der,
-    ed25519_public_key,
-    mechanisms_for,
-    rsa_public_key,
-)
+from responder.signing.token_keys import TokenMechanism, mechanisms_for
+from responder.signing.token_wire import FrameReader, Kind, frame, json_frame, sign_frame, unpack_octets
 
-INITIALISE_TRIES = 3  # SoftHSM processes that start in the same instant sometimes fail their first call
-INITIALISE_PAUSE_S = 0.1
-MAX_NAMED = 20  # tokens or keys that an error lists
+log = get_logger(__name__)
 
-_PIN_REFUSED = (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange)
+OPEN_WITHIN_S = 10.0  # finding a token, logging in and finding a key; a network HSM may take seconds
+STUCK_AFTER_S = 10.0  # without any reply while one is owed: the process is ended
+END_WITHIN_S = 2.0  # for a process that was asked to end
+READ_OCTETS = 1 << 18
+URGENT, ROUTINE = 0, 1  # priorities of SIGN frames
 
 
-class _Module:
-    """One loaded shared library and what is open through it. Everything under ``lock``."""
+class Signing:
+    """Messages on their way through a token. ``done`` once there are signatures or an error."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lock = RLock()
-        self.tokens: dict[str, _Token] = {}
+    __slots__ = ("_host", "error", "signatures")
+
+    def __init__(self, host: TokenHost) -> None:
+        self._host = host
+        self.signatures: list[bytes] | None = None
+        self.error: SignerUnavailable | None = None
+
+    @property
+    def done(self) -> bool:
+        """Say whether ``result`` would not wait, as far as ``HSMSigner.poll`` has seen."""
+        return self.signatures is not None or self.error is not None
+
+    def result(self, within_s: float = STUCK_AFTER_S) -> list[bytes]:
+        """Wait for the signatures; raises SignerUnavailable where there are none by then."""
+        until = time.monotonic() + within_s
+        while not self.done:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise SignerUnavailable(f"{self._host.label} has not signed within {within_s:.0f} s")
+            self._host.poll(left)
+        if self.error is not None:
+            raise self.error
+        assert self.signatures is not None  # noqa: S101 - one of the two is there
+        return self.signatures
+
+
+class TokenHost:
+    """The process that holds one token's sessions, seen from outside."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.keys: dict[int, HSMSigner] = {}  # by the number under which the process knows them
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._reader = FrameReader()
+        self._jobs: dict[int, Signing] = {}
+        self._numbers = itertools.count(1)
+        self._heard_at = 0.0  # monotonic: of the last frame, or of the first job since nothing was owed
         self._pid = os.getpid()
-        self._lib: Any = None
 
-    def lib(self) -> Any:
-        """Return the library, loaded and initialised; raises SignerUnavailable."""
+    @property
+    def is_alive(self) -> bool:
+        """Say whether there is a process to speak to, as far as is known."""
+        return self._socket is not None
+
+    def fileno(self) -> int | None:
+        """Return what becomes readable when the process has replied; None: there is no process."""
+        return None if self._socket is None else self._socket.fileno()
+
+    def start(self) -> None:
+        """Start the process; raises SignerUnavailable where there can be none."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "responder.signing.token_host", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent(),
+            )
+        except OSError as error:
+            ours.close()
+            raise SignerUnavailable(f"no process for {self.label} can be started: {error}") from error
+        finally:
+            theirs.close()
+        ours.settimeout(STUCK_AFTER_S)
+        self._socket, self._reader = ours, FrameReader()
+
+    def new_number(self) -> int:
+        """Return a number for a job or a key."""
+        return next(self._numbers)
+
+    def send(self, data: bytes) -> None:
+        """Send a frame; what cannot be sent ends the process."""
         if self._pid != os.getpid():
-            raise InvariantBroken(f"the process forked after it had initialised {self.path}")
-        if self._lib is None or not self._lib.initialized:
-            for attempt in range(1, INITIALISE_TRIES + 1):
-                try:
-                    self._lib = pkcs11.lib(str(self.path))
-                    break
-                except PKCS11Error as error:
-                    if attempt == INITIALISE_TRIES:
-                        raise SignerUnavailable(f"{self.path} cannot be initialised: {_why(error)}") from error
-                    time.sleep(INITIALISE_PAUSE_S)
-        return self._lib
-
-    def finalize_if_idle(self) -> None:
-        """Finalise the library where no session is open: the next use starts afresh and sees new tokens."""
-        if self._lib is None or not self._lib.initialized or any(token.session for token in self.tokens.values()):
+            raise InvariantBroken(f"the process forked after it had opened {self.label}")
+        if self._socket is None:
             return
         try:
-            self._lib.finalize()
-        except PKCS11Error:
-            return  # a device that is gone may say so here too; python-pkcs11 counts it as finalised
+            self._socket.sendall(data)
+        except OSError as error:
+            self._lost(f"the process of {self.label} does not listen: {error}")
 
-    def find_token(self, uri: PKCS11URI) -> Any:
-        """Return the one token that the URI names.
+    def add(self, number: int, job: Signing, data: bytes) -> None:
+        """Send a job."""
+        if not self._jobs:
+            self._heard_at = time.monotonic()
+        self._jobs[number] = job
+        self.send(data)
 
-        Raises SignerUnavailable where it is not there now, ValueError where several are.
-        """
+    def poll(self, timeout_s: float) -> None:
+        """Take in what the process has sent, waiting up to ``timeout_s`` for something."""
+        while self._socket is not None:
+            if not select.select([self._socket], [], [], timeout_s)[0]:
+                limit_s = OPEN_WITHIN_S if any(not key.is_open for key in self.keys.values()) else STUCK_AFTER_S
+                if self._jobs and time.monotonic() - self._heard_at > limit_s:
+                    self._lost(f"{self.label} has not replied for {limit_s:.0f} s; its process is ended")
+                return
+            try:
+                data = self._socket.recv(READ_OCTETS)
+            except OSError:
+                data = b""
+            if not data:
+                self._lost(f"the process of {self.label} has ended{self._how()}")
+                return
+            self._heard_at = time.monotonic()
+            for kind, number, payload in self._reader.feed(data):
+                self._take(kind, number, payload)
+            timeout_s = 0.0
+
+    def _take(self, kind: Kind, number: int, payload: bytes) -> None:
+        if kind is Kind.SIGNED:
+            self._jobs.pop(number).signatures = unpack_octets(payload)
+            return
+        if kind is Kind.FAILED:
+            failed = json.loads(payload)
+            if (key := self.keys.pop(number, None)) is not None:
+                key.not_opened(failed["error"], failed["text"], pin_refused=failed["pin_refused"])
+            if number in self._jobs or not self.keys:
+                # Nothing that a process holds whose token failed is trusted any more.
+                self._drop(failed["text"])
+            return
+        key = self.keys.get(number)
+        if key is None:
+            return  # closed meanwhile
+        if kind is Kind.OPENED:
+            key.opened(json.loads(payload))
+        elif kind is Kind.NEED_PIN:
+            self.send(key.pin_frame(number))
+
+    def _how(self) -> str:
+        assert self._process is not None  # noqa: S101 - _socket is there
         try:
-            there = self._tokens()
-        except PKCS11Error as error:
-            raise SignerUnavailable(f"{self.path} cannot list its tokens: {_why(error)}") from error
-        found = [token for token in there if _matches(token, uri)]
-        listed = ", ".join(_name_token(token) for token in there[:MAX_NAMED]) or "none"
-        if not found:
-            raise SignerUnavailable(f"no {uri.describe_token()} behind {self.path}; there: {listed}")
-        if len(found) > 1:
-            raise ValueError(
-                f"{len(found)} tokens match {uri.describe_token()}; add serial or slot-id; there: {listed}"
-            )
-        return found[0]
+            code = self._process.wait(END_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            return ""
+        return f" by signal {-code}" if code < 0 else f" with code {code}"
 
-    def _tokens(self) -> list[Any]:
-        tokens = []
-        for slot in self.lib().get_slots():
+    def _lost(self, text: str) -> None:
+        log.error("token_process_lost", reason=text)
+        self._drop(text)
+
+    def _drop(self, text: str) -> None:
+        """End the process, and fail what it owed."""
+        jobs, self._jobs = self._jobs, {}
+        keys, self.keys = self.keys, {}
+        self.end(within_s=0.0)
+        for job in jobs.values():
+            job.error = SignerUnavailable(text)
+        for key in keys.values():
+            key.lost(text)
+
+    def end(self, within_s: float = END_WITHIN_S) -> None:
+        """Have the process end, and see that it does."""
+        connection, self._socket = self._socket, None
+        process, self._process = self._process, None
+        if connection is not None:
+            connection.close()
+        if process is not None:
             try:
-                token = slot.get_token()
-            except (pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised, pkcs11.DeviceRemoved):
-                continue
-            if token.flags & TokenFlag.TOKEN_INITIALIZED:
-                tokens.append(token)
-        return tokens
-
-
-class _Token:
-    """One token: one session, logged in once, shared by ``users`` keys of this process."""
-
-    def __init__(self, module: _Module, uri: PKCS11URI, pin: PinSource, refused: RefusedPins) -> None:
-        self.module = module
-        self.uri = uri
-        self.users = 0
-        self.session: Any = None
-        self.generation = 0  # one more with each new session: object handles of an older one are void
-        self._pin = pin
-        self._refused = refused
-
-    def open(self) -> Any:
-        """Return the session; where there is none, log in. Raises SignerUnavailable, ConfigError, ValueError."""
-        if self.session is None:
-            if self.generation:
-                # After a loss the library starts afresh, where nobody else uses it: many see a token again only so.
-                self.module.finalize_if_idle()
-            try:
-                token = self.module.find_token(self.uri)
-                self.session = self._log_in(token)
-                audit.record("login", token=_name_token(token), session=self.generation + 1)
-            except PKCS11Error as error:
-                raise SignerUnavailable(f"{self.uri.describe_token()} cannot be opened: {_why(error)}") from error
-            finally:
-                if self.session is None:
-                    self.module.finalize_if_idle()  # a session whose login failed cannot be closed otherwise
-            self.generation += 1
-        return self.session
-
-    def drop(self) -> None:
-        """Forget a session that failed; ``open`` makes another."""
-        session, self.session = self.session, None
-        if session is not None:
-            try:
-                session.close()
-            except PKCS11Error:
-                return  # it is gone already, which is why we drop it
-
-    def release(self) -> None:
-        """One key fewer; the last one logs out."""
-        self.users -= 1
-        if self.users == 0:
-            self.drop()
-            self.module.tokens = {name: token for name, token in self.module.tokens.items() if token is not self}
-            self.module.finalize_if_idle()
-
-    def _log_in(self, token: Any) -> Any:
-        name = _name_token(token)
-        if not token.flags & TokenFlag.LOGIN_REQUIRED:
-            return token.open()
-        if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
-            raise SignerUnavailable(f"{name} has no user PIN yet; set one with the vendor's tool")
-        if token.flags & TokenFlag.USER_PIN_LOCKED:
-            raise SignerUnavailable(f"the user PIN of {name} is locked; its security officer must unlock it")
-        if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
-            raise SignerUnavailable(
-                f"{name} would be locked by one more wrong PIN, so none is tried; log in once with the vendor's tool"
-            )
-        pin = self._pin.read()
-        try:
-            with self._refused.guard(_identity(token)) as pins:
-                if when := pins.refused_at(pin):
-                    raise SignerUnavailable(
-                        f"{name} refused this PIN at {when}, and it is not tried again; change the PIN's source, or delete {pins.path} to try the same one"
-                    )
-                try:
-                    session = token.open(user_pin=pin)
-                except pkcs11.UserAlreadyLoggedIn:
-                    return token.open()  # logged in through a session that we lost
-                except _PIN_REFUSED as error:
-                    audit.record("login_refused", token=name)
-                    pins.record(pin)
-                    self._pin.forget_typed()
-                    raise SignerUnavailable(
-                        f"{name} refused the PIN; it is not tried again until its source changes"
-                    ) from error
-                except pkcs11.PinLocked as error:
-                    raise SignerUnavailable(
-                        f"the user PIN of {name} is locked; its security officer must unlock it"
-                    ) from error
-                pins.clear()
-                return session
-        except (OSError, ValueError) as error:
-            raise SignerUnavailable(f"refused PINs cannot be remembered, so none is tried: {error}") from error
+                process.wait(within_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 class HSMSigner:
-    """A private key in a token. See Signer. After a failure the next ``sign`` opens the session anew."""
+    """A private key in a token. See AsyncSigner. After a failure the next job starts the token's process anew."""
 
     def __init__(
         self,
-        token: _Token,
+        host: TokenHost,
         uri: PKCS11URI,
+        pin: PinSource,
+        data_dir: Path,
         known_public_keys: Sequence[PublicKeyTypes],
-        rsa_padding: RSAPadding | None = None,
+        rsa_padding: RSAPadding | None,
+        sessions: int,
     ) -> None:
         """Find the key; raises ValueError for what the operator must mend, SignerUnavailable for the rest."""
-        self._token: _Token | None = token
+        self._host = host
         self._uri = uri
-        self._known = known_public_keys
-        self._rsa_padding = rsa_padding
+        self._pin = pin
+        self._open_request: dict[str, Any] = {
+            "uri": uri.text,
+            "data_dir": str(data_dir),
+            "known": [public_key_to_der(key).hex() for key in known_public_keys],
+            "rsa_padding": rsa_padding,
+            "sessions": sessions,
+        }
+        self._number = 0  # under which the process knows the key; 0: it does not
+        self._public_key_der = b""
         self._scheme: Scheme
         self._mechanism: TokenMechanism
-        self._public_key_der = b""
-        self._generation = -1
-        self._key = self._find_key(token)
+        self._failure: tuple[str, str] | None = None
+        self._closed = False
+        self.is_open = False  # the process that there is has found it
+        self.sessions = 0
+        self._open_and_wait()
 
     @property
     def public_key_der(self) -> bytes:
@@ -226,91 +253,100 @@ class HSMSigner:
         """AlgorithmIdentifier DER of its signatures."""
         return self._scheme.algorithm_der
 
+    def submit(self, messages: Sequence[bytes], *, urgent: bool) -> Signing:
+        """Have messages signed, without waiting; urgent ones before all that are not. Raises SignerUnavailable."""
+        if self._closed:
+            raise SignerUnavailable("the key is closed")
+        if not self._host.is_alive or self._number == 0:
+            self._open()
+        job, number = Signing(self._host), self._host.new_number()
+        if not messages:
+            job.signatures = []
+            return job
+        prepare = self._mechanism.prepare
+        prepared = [prepare(message) for message in messages]
+        self._host.add(number, job, sign_frame(number, self._number, URGENT if urgent else ROUTINE, prepared))
+        return job
+
     def sign(self, messages: Sequence[bytes]) -> list[bytes]:
         """Sign each message; raises SignerUnavailable, and nothing else, where any fails."""
-        token = self._token
-        if token is None:
-            raise SignerUnavailable("the key is closed")
-        with token.module.lock:
-            try:
-                token.module.lib()
-                token.open()
-                if self._generation != token.generation:
-                    self._key = self._find_key(token)
-                key, prepare = self._key, self._mechanism.prepare
-                mechanism, parameter = _spelled(self._mechanism)
-                signatures = [
-                    key.sign(prepare(message), mechanism=mechanism, mechanism_param=parameter) for message in messages
-                ]
-                if self._scheme.family == "ecdsa":
-                    size = self._scheme.coordinate_bytes
-                    signatures = [ecdsa_der(raw, size) for raw in signatures]
-            except PKCS11Error as error:
-                token.drop()
-                raise SignerUnavailable(f"{self._uri.describe_token()} failed to sign: {_why(error)}") from error
-            except (ConfigError, ValueError) as error:
-                token.drop()
-                raise SignerUnavailable(str(error)) from error
-        return signatures
+        return self.submit(messages, urgent=True).result()
+
+    def poll(self) -> None:
+        """Take in what has come, without waiting; sees too whether the process still lives."""
+        self._host.poll(0.0)
+
+    def fileno(self) -> int | None:
+        """Return what becomes readable when signatures have come; None: the process is not there."""
+        return self._host.fileno()
 
     def close(self) -> None:
-        """Let go of the key; the last key of a token logs out."""
-        token, self._token = self._token, None
-        if token is not None:
-            with token.module.lock:
-                token.release()
+        """Let go of the key; the last key of a token ends its process."""
+        if not self._closed:
+            self._closed = True
+            self._host.keys.pop(self._number, None)
+            self._host.send(frame(Kind.CLOSE, self._number))
+            _release(self._host)
 
-    def _find_key(self, token: _Token) -> Any:
-        session = token.open()
-        attributes: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
-        if self._uri.object is not None:
-            attributes[Attribute.LABEL] = self._uri.object
-        if self._uri.id is not None:
-            attributes[Attribute.ID] = self._uri.id
-        found = list(session.get_objects(attributes))
-        if len(found) != 1:
-            there = found or list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
-            listed = ", ".join(_name_key(key) for key in there[:MAX_NAMED]) or "none"
-            wanted = f"{self._uri.describe_key()} in {self._uri.describe_token()}"
-            if not found:
-                raise ValueError(f"no {wanted}; private keys there: {listed}")
-            raise ValueError(f"{len(found)} objects match {wanted}; say both object and id: {listed}")
-        key = found[0]
-        if _attribute(key, Attribute.SIGN) is False:
-            raise ValueError(f"{_name_key(key)} may not sign (CKA_SIGN is false)")
-        if _attribute(key, Attribute.ALWAYS_AUTHENTICATE):
-            raise ValueError(f"{_name_key(key)} asks for the PIN at each signature (CKA_ALWAYS_AUTHENTICATE)")
-        public_key = self._public_key_of(session, key)
-        scheme = scheme_of(public_key, self._rsa_padding)
-        public_key_der = public_key_to_der(public_key)
-        if self._public_key_der not in (b"", public_key_der):
-            raise ValueError(f"{self._uri.describe_token()} now holds another key as {self._uri.describe_key()}")
-        self._mechanism = _choose_mechanism(scheme, session.token)
-        self._scheme, self._public_key_der, self._generation = scheme, public_key_der, token.generation
-        return key
+    # --- opening --------------------------------------------------------------------------------------------------
 
-    def _public_key_of(self, session: Any, key: Any) -> PublicKeyTypes:
-        """Read the public key: of the private object where it shows it, else of the public one or a certificate."""
-        key_type, key_id = _attribute(key, Attribute.KEY_TYPE), _attribute(key, Attribute.ID)
-        label = _attribute(key, Attribute.LABEL)
-        alike = {Attribute.ID: key_id} if key_id else {Attribute.LABEL: label}
-        public = list(session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY, **alike}))
-        for holder in (key, *(one for one in public if _attribute(one, Attribute.KEY_TYPE) == key_type)):
-            if (public_key := _read_public_key(holder, key_type)) is not None:
-                return public_key
-        for certificate in session.get_objects({Attribute.CLASS: ObjectClass.CERTIFICATE, **alike}):
-            if value := _attribute(certificate, Attribute.VALUE):
-                return x509.load_der_x509_certificate(value).public_key()
-        # The test signature proves whether it is the right one (open_response_signer).
-        if len(self._known) == 1:
-            return self._known[0]
-        raise ValueError(
-            f"the public key of {_name_key(key)} is not in the token; import it, or its certificate, under the same id"
-        )
+    def _open(self) -> None:
+        """Ask for the key, in a new process where there is none; its reply is awaited by nobody."""
+        if not self._host.is_alive:
+            self._host.start()
+        self._failure = None
+        self.is_open = False
+        self._number = self._host.new_number()
+        self._host.keys[self._number] = self
+        self._host.send(json_frame(Kind.OPEN, self._number, expected=self._public_key_der.hex(), **self._open_request))
+
+    def _open_and_wait(self) -> None:
+        self._open()
+        until = time.monotonic() + OPEN_WITHIN_S
+        while not self._public_key_der and self._failure is None:
+            left = until - time.monotonic()
+            if left <= 0:
+                self._failure = ("unavailable", f"{self._host.label} was not opened within {OPEN_WITHIN_S:.0f} s")
+                break
+            self._host.poll(left)
+        if self._failure is not None:
+            error, text = self._failure
+            raise ValueError(text) if error == "config" else SignerUnavailable(text)
+
+    def opened(self, reply: dict[str, Any]) -> None:
+        """Take in what the key is; called by its host."""
+        der = bytes.fromhex(reply["public_key"])
+        self._scheme = scheme_of(serialization.load_der_public_key(der), self._open_request["rsa_padding"])
+        (self._mechanism,) = (one for one in mechanisms_for(self._scheme) if one.number == reply["mechanism"])
+        self._public_key_der = der
+        self.is_open = True
+        self.sessions = reply["sessions"]
+        if reply["logged_in"]:
+            audit.record("login", token=reply["token"])
+        log.info("token_key_opened", token=reply["token"], sessions=self.sessions)
+
+    def not_opened(self, error: str, text: str, *, pin_refused: bool) -> None:
+        """Take in why it could not be opened; the next job asks again."""
+        if pin_refused:
+            audit.record("login_refused", token=self._uri.describe_token())
+            self._pin.forget_typed()
+        self._number = 0
+        self._failure = (error, text)
+
+    def lost(self, text: str) -> None:
+        """Take in that the process has ended."""
+        self._number = 0
+        self._failure = self._failure or ("unavailable", text)
+
+    def pin_frame(self, number: int) -> bytes:
+        """Read the PIN for the process, as it is now."""
+        try:
+            return frame(Kind.PIN, number, self._pin.read().encode())
+        except ConfigError as error:
+            return frame(Kind.NO_PIN, number, str(error).encode())
 
 
-_modules: dict[Path, _Module] = {}
-_modules_lock = RLock()
+_hosts: dict[object, TokenHost] = {}  # by module and the attributes that name a token
 
 
 def open_hsm_key(
@@ -321,8 +357,10 @@ def open_hsm_key(
     config_key: str,
     known_public_keys: Sequence[PublicKeyTypes] = (),
     rsa_padding: RSAPadding | None = None,
+    *,
+    sessions: int = 1,
 ) -> HSMSigner:
-    """Open a key in a token. Keys of one token share one session and one login of this process.
+    """Open a key in a token. Keys of one token share its process and its one login; each has sessions of its own.
 
     ``known_public_keys``: the configured certificate's key, for tokens that hold nothing but the private key. Raises
     ConfigError where the operator must mend something, SignerUnavailable where the token may come back or refuses the
@@ -330,100 +368,22 @@ def open_hsm_key(
     """
     try:
         path = uri.module_file().resolve()
-        with _modules_lock:
-            module = _modules.setdefault(path, _Module(path))
-        with module.lock:
-            try:
-                identity = _identity(module.find_token(uri))
-            except (SignerUnavailable, ValueError):
-                module.finalize_if_idle()
-                raise
-            token = module.tokens.setdefault(identity, _Token(module, uri, pin, RefusedPins(data_dir)))
-            token.users += 1
-            try:
-                return HSMSigner(token, uri, known_public_keys, rsa_padding)
-            except BaseException:
-                token.release()
-                raise
-    except (ValueError, PKCS11Error) as error:
-        text = _why(error) if isinstance(error, PKCS11Error) else str(error)
-        raise ConfigError(config_file, config_key, text) from error
+        named = (path, uri.token, uri.serial, uri.manufacturer, uri.model, uri.slot_id)
+        host = _hosts.setdefault(named, TokenHost(uri.describe_token()))
+        try:
+            return HSMSigner(host, uri, pin, data_dir, known_public_keys, rsa_padding, sessions)
+        except BaseException:
+            _release(host)
+            raise
+    except ValueError as error:
+        raise ConfigError(config_file, config_key, str(error)) from error
     except SignerUnavailable as error:
         raise SignerUnavailable(f"{config_file}: {config_key}: {error}") from error
 
 
-def _matches(token: Any, uri: PKCS11URI) -> bool:
-    wanted_and_there = (
-        (uri.token, token.label),
-        (uri.serial, token.serial.decode("utf-8", "replace")),
-        (uri.manufacturer, token.manufacturer_id),
-        (uri.model, token.model),
-        (uri.slot_id, token.slot.slot_id),
-    )
-    return all(wanted is None or wanted == there for wanted, there in wanted_and_there)
-
-
-def _identity(token: Any) -> str:
-    serial = token.serial.decode("utf-8", "replace")
-    return f"{token.manufacturer_id}|{token.model}|{serial}|{token.label}"
-
-
-def _name_token(token: Any) -> str:
-    serial = token.serial.decode("utf-8", "replace")
-    return f"token {token.label!r} (serial {serial}, slot-id {token.slot.slot_id})"
-
-
-def _name_key(key: Any) -> str:
-    label, key_id = _attribute(key, Attribute.LABEL), _attribute(key, Attribute.ID) or b""
-    return f"object={label!r} id={'%' if key_id else ''}{key_id.hex('%')}"
-
-
-def _attribute(key: Any, attribute: Attribute) -> Any:
-    """Return an attribute's value, or None where the token does not show it."""
-    try:
-        return key[attribute]
-    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.FunctionFailed, NotImplementedError):
-        return None
-
-
-def _read_public_key(holder: Any, key_type: KeyType) -> PublicKeyTypes | None:
-    if key_type == KeyType.RSA:
-        modulus, exponent = _attribute(holder, Attribute.MODULUS), _attribute(holder, Attribute.PUBLIC_EXPONENT)
-        return rsa_public_key(modulus, exponent) if modulus and exponent else None
-    if key_type not in (KeyType.EC, KeyType.EC_EDWARDS):
-        raise ValueError(
-            f"{_name_key(holder)} is of type {getattr(key_type, 'name', key_type)}; allowed: RSA, EC, Ed25519"
-        )
-    params, point = _attribute(holder, Attribute.EC_PARAMS), _attribute(holder, Attribute.EC_POINT)
-    if not params or not point:
-        return None
-    return ec_public_key(params, point) if key_type == KeyType.EC else ed25519_public_key(params, point)
-
-
-def _choose_mechanism(scheme: Scheme, token: Any) -> TokenMechanism:
-    """Pick how to sign: one where the token's work is least, as far as it offers it; raises ValueError for none."""
-    choices = mechanisms_for(scheme)
-    offered = {int(one): one for one in token.slot.get_mechanisms()}
-    for choice in choices:
-        if choice.number in offered:
-            return choice
-    wanted = " or ".join(choice.name for choice in choices) or "anything"
-    names = sorted(
-        f"CKM_{one.name}" for one in offered.values() if isinstance(one, Mechanism) and not one.name.startswith("_")
-    )
-    raise ValueError(
-        f"{_name_token(token)} does not offer {wanted} for a {scheme.name} key; it offers {', '.join(names)}"
-    )
-
-
-def _spelled(choice: TokenMechanism) -> tuple[Mechanism, tuple[Mechanism, pkcs11.MGF, int] | None]:
-    """Return mechanism and parameter as python-pkcs11 takes them."""
-    if not choice.parameter:
-        return Mechanism(choice.number), None
-    hash_mechanism, mask, salt_octets = struct.unpack("@3L", choice.parameter)
-    return Mechanism(choice.number), (Mechanism(hash_mechanism), pkcs11.MGF(mask), salt_octets)
-
-
-def _why(error: PKCS11Error) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}{': ' if text else ''}{text}"
+def _release(host: TokenHost) -> None:
+    """End a token's process that holds no key any more."""
+    if not host.keys:
+        host.end()
+        for named in [name for name, one in _hosts.items() if one is host]:
+            del _hosts[named]

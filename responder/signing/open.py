@@ -53,7 +53,9 @@ def open_signer(
     # Imported late: a shop without an HSM needs no PKCS#11 library in its processes.
     from responder.signing.hsm import open_hsm_key
 
-    return open_hsm_key(uri, pin, data_dir, config_file, f"{table}.key", known_public_keys, rsa_padding)
+    return open_hsm_key(
+        uri, pin, data_dir, config_file, f"{table}.key", known_public_keys, rsa_padding, sessions=ocsp.sessions
+    )
 
 
 def secret_file_warnings(ocsp: SignerConfig) -> list[str]:

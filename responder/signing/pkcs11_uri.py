@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -46,6 +46,7 @@ class PKCS11URI:
     object: str | None = None
     id: bytes | None = None
     pin_source: Path | None = None
+    text: str = field(default="", compare=False)  # the URI itself; it holds no PIN
 
     def module_file(self) -> Path:
         """Find the module's shared library; raises ValueError that says where it was looked for."""
@@ -110,6 +111,7 @@ def parse_pkcs11_uri(text: str) -> PKCS11URI:
         object=text_of.get("object"),
         id=found.get("id"),
         pin_source=_pin_source(text_of.get("pin-source")),
+        text=text,
     )
 
 

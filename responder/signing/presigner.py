@@ -8,8 +8,10 @@ the status that was signed still stands. Called by the presigning role and by th
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import select
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fastpath.ocsp_response import pack_answer
@@ -25,6 +27,7 @@ from responder.signing.delegation import ResponseSigner
 from responder.signing.desk import Desk, open_desks
 from responder.signing.figures import Figures
 from responder.signing.planning import Group, Plan, plan_bucket
+from responder.signing.press import Batch
 from responder.signing.watch import Watch
 from responder.store.layout import BUCKET_TARGET, DUE_ASKED_FOR, DUE_REVOKED, PARTITIONS
 from responder.store.redis_store import Store
@@ -33,14 +36,29 @@ from responder.store.values import AnswerBucket, CAInfo, Claim, Finished, Signed
 log = get_logger(__name__)
 
 LEASE_S = 30.0  # after which a claim that nobody finished is due again
-CLAIM_SIGNING_S = 0.25  # signing that one round of claims is worth: a revocation waits no longer than that
+CLAIM_SIGNING_S = 0.25  # signing that the claims of one moment are worth
+LEAST_CLAIMS = 2  # one bucket is read and stored while another is signed
 MOST_CLAIMS = 16
+URGENT_LOOK_S = 0.05  # between looks at what goes before all that the keys are busy with
+WAIT_S = 0.005  # for a token's signatures, between two looks at questions
 NOT_LOADED_RECHECK_S = 1.0  # a bucket of a CA whose first load is under way
 FOREIGN_RECHECK_S = 5.0  # a bucket of a CA that this configuration does not have; another presigner may
+BUSY_RECHECK_S = 5.0  # a bucket of a key that has enough to do
 FAILED_RECHECK_S = 5.0  # a bucket of a key that failed
 MISSING_RECHECK_S = 5.0  # a bucket whose statuses Redis has lost
 STORE_FULL = 0.85  # of maxmemory: above it only revocations are signed, so that they always fit
 LOOK_AROUND_S = 5.0  # between looks at memory and figures
+
+
+@dataclass(slots=True)
+class _Part:
+    """Answers of one hash kind under one header: signed as one batch, stored by one script."""
+
+    hash_name: str
+    group: Group
+    wanted: Mapping[bytes, Wanted]
+    replace: bool  # the whole answers hash
+    batch: Batch
 
 
 @dataclass(slots=True, eq=False)
@@ -55,12 +73,20 @@ class _Work:
     began: float  # monotonic
     next_due: float = 0.0
     next_update: float | None = None  # the soonest of its answers once all is stored
+    override: str | None = None  # that was signed
+    let_go: str | None = None  # the kind of answers that is no longer kept up: dropped, not kept to run out
+    parts: list[_Part] = field(default_factory=list)
     stored: list[Callable[[], int]] = field(default_factory=list)
 
     @property
     def is_urgent(self) -> bool:
         """A revocation or release, or somebody asked."""
         return self.claim.score <= DUE_ASKED_FOR
+
+    @property
+    def is_signed(self) -> bool:
+        """Nothing more comes from the key."""
+        return all(part.batch.done for part in self.parts)
 
 
 class Presigner:
@@ -74,25 +100,27 @@ class Presigner:
         clock: Clock,
         *,
         guard: ClockGuard | None = None,
-        between: Callable[[], object] = lambda: None,
     ) -> None:
         """Set up a desk for each CA that has a signer; ``signers`` by the CA's id in the store (``Issuer.id``).
 
-        ``guard``: by default the clock is compared with Redis TIME. ``between`` is called between slices of signing; what
-        it raises goes through, and the claims are given back. Raises StoreUnavailable.
+        ``guard``: by default the clock is compared with Redis TIME. Raises StoreUnavailable.
         """
         self._store = store
         self.desks = open_desks(store, issuers, signers, clock)
         self._clock = clock
         self._guard = guard or ClockGuard(clock, store.time)
-        self._between = between
         self._last_refusal: SignerUnavailable | None = None
-        self._claimed = 0
+        self._works: deque[_Work] = deque()  # claimed, being signed, in the order of their claims
+        self._under_way: Counter[Desk] = Counter()  # how many of these, by CA
+        self._sent: deque[_Work] = deque()  # signed, being stored
+        self._urgent_looked_at = float("-inf")  # monotonic
         self._conflicts: set[tuple[str, int]] = set()  # buckets whose last answers were not stored
         self._looked_around = float("-inf")
         self._store_is_full = False
         self._figures = Figures(store, self.desks, clock)
         self.watch = Watch(store, self.desks, clock)
+        self._round_began: float | None = None  # monotonic: since when there is work
+        self._round_made = 0
 
     def pending(self) -> int:
         """Return how many buckets are due now."""
@@ -104,96 +132,167 @@ class Presigner:
         Raises SignerUnavailable where a key failed, and OperatorError where the clock is wrong.
         """
         made = 0
-        while True:
-            if not self._guard.agrees():
-                raise OperatorError(
-                    f"this machine's clock is {self._guard.ahead_s:+.1f} s from Redis's: nothing is signed"
-                )
-            made += self.run_once()
-            progress(made)
-            if self._last_refusal is not None:
-                raise self._last_refusal
-            if self._claimed == 0 and self.pending() == 0:
-                return made
+        with self._giving_back():
+            while True:
+                made += self.turn()
+                progress(made)
+                if self._last_refusal is not None:
+                    raise self._last_refusal
+                if self.is_idle:
+                    if not self._guard.agrees():
+                        raise OperatorError(
+                            f"this machine's clock is {self._guard.ahead_s:+.1f} s from Redis's: nothing is signed"
+                        )
+                    if self.pending() == 0:
+                        return made
+                self.wait(WAIT_S)
 
     def run_once(self) -> int:
-        """Claim some due buckets, the most urgent ones, and sign what they need; returns the signatures made.
+        """Claim some due buckets, the most urgent ones, and see them through; returns the signatures made.
 
         Raises StoreUnavailable; what was claimed then comes due again.
         """
+        made = 0
+        with self._giving_back():
+            if self._may_sign():
+                self._claim(max(map(self._room, self.desks.values()), default=0))
+            while not self.is_idle:
+                made += self._advance()
+                self.wait(WAIT_S)
+        return made
+
+    def turn(self) -> int:
+        """Do a little of what is due: some milliseconds of work, and no waiting; returns the signatures made.
+
+        Claims, a slice of signing, and what is signed off to the store; between two turns questions may be answered.
+        Raises StoreUnavailable; what was claimed then comes due again.
+        """
+        with self._giving_back():
+            if self._may_sign():
+                free = [room for desk in self.desks.values() if (room := self._room(desk)) > self._under_way[desk]]
+                now = self._clock.monotonic()
+                if free:
+                    self._claim(max(free))
+                elif now - self._urgent_looked_at >= URGENT_LOOK_S:
+                    # The keys are busy enough; only what goes before all that they do is taken.
+                    self._urgent_looked_at = now
+                    self._claim(LEAST_CLAIMS, urgent_only=True)
+            return self._advance()
+
+    def wait(self, within_s: float) -> None:
+        """Wait until a token has signed something, where tokens are all that is waited for; else not at all."""
+        busy = [desk.press for desk in self._under_way if desk.press.is_busy]
+        files = [number for press in busy if (number := press.fileno()) is not None]
+        if files and len(files) == len(busy):
+            select.select(files, [], [], within_s)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is claimed."""
+        return not (self._works or self._sent)
+
+    def give_back(self) -> None:
+        """Let go of what is claimed: it is due again at once, for whoever comes next."""
+        works = [*self._works, *self._sent]
+        self._works.clear()
+        self._sent.clear()
+        self._under_way.clear()
+        try:
+            self._store.finish_claims([Finished(work.claim, work.claim.score) for work in works])
+        except StoreUnavailable as error:
+            log.warning("claims_not_given_back", error=str(error), due_again_in_s=LEASE_S)
+
+    @contextmanager
+    def _giving_back(self) -> Iterator[None]:
         self._last_refusal = None
-        self._claimed = 0
+        if self._round_began is None:
+            self._round_began = self._clock.monotonic()
+        try:
+            yield
+        except BaseException:
+            self.give_back()
+            raise
+
+    def _may_sign(self) -> bool:
         if not self._guard.agrees():
-            return 0
+            return False
         try:
             audit.require()
         except SignerUnavailable as error:
             self._last_refusal = error
-            return 0
+            return False
         self._look_around()
-        began = self._clock.monotonic()
-        open_claims = self._claim()
-        self._claimed = len(open_claims)
-        made = 0
-        try:
-            # Neighbours of one CA together, and never a later claim before a more urgent one.
-            for ca, group in itertools.groupby(list(open_claims), key=lambda claim: claim.ca):
-                made += self._sign_claims(ca, list(group), open_claims)
-        finally:
-            self._give_back(open_claims)
-            self.watch.note(made, self._clock.monotonic() - began)
-        return made
+        return True
 
-    def _claim(self) -> list[Claim]:
-        slowest = max((desk.press.seconds_each for desk in self.desks.values()), default=0.0)
-        limit = max(1, min(MOST_CLAIMS, int(CLAIM_SIGNING_S / (BUCKET_TARGET * max(slowest, 1e-6)))))
+    def _room(self, desk: Desk) -> int:
+        """Say how many more of a CA's buckets may be under way: all of them its key should sign in CLAIM_SIGNING_S."""
+        most = int(CLAIM_SIGNING_S / (BUCKET_TARGET * max(desk.press.seconds_each, 1e-6)))
+        return max(LEAST_CLAIMS, min(MOST_CLAIMS, most)) - self._under_way[desk]
+
+    def _claim(self, limit: int, *, urgent_only: bool = False) -> None:
         now = self._clock.now()
         due_at, lease_s = now, LEASE_S
         if self._store_is_full:
-            due_at, lease_s = float(DUE_REVOKED), now + LEASE_S - DUE_REVOKED
-        return self._store.claim_due(range(PARTITIONS), due_at, lease_s, limit, list(self.desks))
+            urgent_only = True
+        if urgent_only:
+            due_at = float(DUE_REVOKED if self._store_is_full else DUE_ASKED_FOR)
+            lease_s = now + LEASE_S - due_at
+        claims = self._store.claim_due(range(PARTITIONS), due_at, lease_s, limit, list(self.desks)) if limit > 0 else []
+        # Neighbours of one CA together, and never a later claim before a more urgent one.
+        for ca, group in itertools.groupby(claims, key=lambda claim: claim.ca):
+            self._begin(ca, list(group))
 
-    def _give_back(self, claims: Iterable[Claim]) -> None:
-        try:
-            self._store.finish_claims([Finished(claim, claim.score) for claim in claims])
-        except StoreUnavailable as error:
-            log.warning("claims_not_given_back", error=str(error), due_again_in_s=LEASE_S)
-
-    def _sign_claims(self, ca: str, claims: Sequence[Claim], open_claims: list[Claim]) -> int:
-        """Sign neighbouring claims of one CA, and take those that are finished out of ``open_claims``."""
+    def _begin(self, ca: str, claims: Sequence[Claim]) -> None:
+        """Have neighbouring claims of one CA signed."""
         now = self._clock.now()
         desk = self.desks.get(ca)
         if desk is None:
-            self._finish([Finished(claim, now + FOREIGN_RECHECK_S) for claim in claims], open_claims)
-            return 0
+            self._store.finish_claims([Finished(claim, now + FOREIGN_RECHECK_S) for claim in claims])
+            return
         # Promise 2: as_of before the statuses, which are then at least that new.
         info = self._store.ca_info(ca)
         if info is None or desk.moment(now, info) is None:
-            self._finish([Finished(claim, now + NOT_LOADED_RECHECK_S) for claim in claims], open_claims)
-            return 0
-        made = 0
-        finished: list[Finished] = []
-        ahead: deque[_Work] = deque()
-        for work in self._read(desk, info, claims, finished):
-            try:
-                made += self._sign_bucket(work)
-            except SignerUnavailable as error:
-                self._last_refusal = error
-                work.next_due, work.next_update = self._clock.now() + FAILED_RECHECK_S, None
-            ahead.append(work)
-            # Redis stores one bucket while the next is being signed.
-            if len(ahead) > 1:
-                finished.append(self._settle(ahead.popleft()))
-        finished += [self._settle(work) for work in ahead]
-        self._finish(finished, open_claims)
+            self._store.finish_claims([Finished(claim, now + NOT_LOADED_RECHECK_S) for claim in claims])
+            return
+        # What this key has no time for is left to others, and looked at later: the next key may be idle.
+        taken = [claim for at, claim in enumerate(claims) if claim.score <= DUE_ASKED_FOR or at < self._room(desk)]
+        finished = [Finished(claim, now + BUSY_RECHECK_S) for claim in claims if claim not in taken]
+        for work in self._read(desk, info, taken, finished):
+            self._sign_bucket(work)
+            self._works.append(work)
+            self._under_way[desk] += 1
+        self._store.finish_claims(finished)
+
+    def _advance(self) -> int:
+        """Have every key sign a little, and send what is signed to the store; returns the signatures made."""
+        # Redis stores one round while the next is being signed.
+        self._settle(self._sent)
+        made = sum(desk.press.pump() for desk, works in self._under_way.items() if works)
+        signed = [work for work in self._works if work.is_signed]
+        for work in signed:
+            self._works.remove(work)
+            self._under_way[work.desk] -= 1
+            self._send(work)
+            self._sent.append(work)
+        if not self._works:
+            self._settle(self._sent)
+        self._note_round(made)
         return made
 
-    def _finish(self, finished: Sequence[Finished], open_claims: list[Claim]) -> None:
-        self._store.finish_claims(finished)
-        for one in finished:
-            open_claims.remove(one.claim)
+    def _note_round(self, made: int) -> None:
+        now = self._clock.monotonic()
+        self._round_made += made
+        if self._round_began is not None and (self.is_idle or now - self._round_began >= CLAIM_SIGNING_S):
+            self.watch.note(self._round_made, now - self._round_began)
+            self._round_began, self._round_made = None, 0
 
-    def _settle(self, work: _Work) -> Finished:
+    def _settle(self, sent: deque[_Work]) -> None:
+        """Wait until what was sent is stored, and say when its buckets are due again."""
+        finished = [self._finish(work) for work in sent]
+        self._store.finish_claims(finished)
+        sent.clear()
+
+    def _finish(self, work: _Work) -> Finished:
         """Wait until what was signed is stored; returns when the bucket is due again."""
         place = (work.claim.ca, work.claim.bucket)
         try:
@@ -235,39 +334,34 @@ class Presigner:
                 desk, info, claim, bucket, dict(zip(hash_names, of_hashes, strict=True)), self._clock.monotonic()
             )
 
-    def _sign_bucket(self, work: _Work) -> int:
-        """Sign what one bucket needs and send it off; returns the signatures made."""
+    def _sign_bucket(self, work: _Work) -> None:
+        """Have the key sign what one bucket needs."""
         desk, claim = work.desk, work.claim
         now = self._clock.now()
         moment = desk.moment(now, work.info)
         if moment is None:
             work.next_due = now + NOT_LOADED_RECHECK_S
-            return 0
+            return
+        work.override = moment.override
         wanted = self._wanted(desk, moment, work.bucket)
         spread = spread_of(claim.ca, claim.bucket)
         first, *others = work.seen
         plan = plan_bucket(moment, wanted, work.seen[first], spread, score=claim.score, is_dual=desk.is_dual)
         self._figures.note(desk, plan, moment)
         work.next_due, work.next_update = plan.next_due, plan.next_update
-        made = self._carry_out(work, moment, first, plan, wanted)
+        self._submit(work, first, plan, wanted)
         for other in others:
             # An urgent claim is for what has changed; SHA-256 answers that were never made can wait.
             changed = None
             if work.is_urgent:
                 changed = frozenset(serial for group in plan.groups for serial in group.serials)
             plan = plan_bucket(moment, wanted, work.seen[other], spread, changed)
-            made += self._carry_out(work, moment, other, plan, wanted)
+            self._submit(work, other, plan, wanted)
             work.next_due = min(work.next_due, plan.next_due)
             work.next_update = min(work.next_update, plan.next_update)
-        if plan.afresh and not others:
-            # Answers of the kind that is no longer kept up are let go, not kept to run out.
-            self._drop_other(work, "sha256" if first == "sha1" else "sha1")
-        return made
-
-    def _drop_other(self, work: _Work, hash_name: str) -> None:
         # With "each" there are SHA-256 answers only after somebody has asked for them.
-        if work.desk.certid != "each" or work.info.sha256_asked is not None:
-            self._store.drop_answers(work.claim.ca, work.claim.bucket, hash_name)
+        if plan.afresh and not others and (desk.certid != "each" or work.info.sha256_asked is not None):
+            work.let_go = "sha256" if first == "sha1" else "sha1"
 
     def _wanted(self, desk: Desk, moment: Moment, bucket: StatusBucket) -> dict[bytes, Wanted]:
         wanted: dict[bytes, Wanted] = {}
@@ -281,42 +375,66 @@ class Presigner:
                 wanted[serial] = want
         return wanted
 
-    def _carry_out(
-        self, work: _Work, moment: Moment, hash_name: str, plan: Plan, wanted: Mapping[bytes, Wanted]
-    ) -> int:
-        """Sign a plan and send it to the store, group by group; returns the signatures made."""
-        desk, bucket, seen = work.desk, work.bucket, work.seen[hash_name]
-        made = 0
+    def _submit(self, work: _Work, hash_name: str, plan: Plan, wanted: Mapping[bytes, Wanted]) -> None:
+        """Have the key sign a plan, group by group."""
         replace = plan.afresh
         for group in plan.groups:
-            audit.require()
-            messages = _messages(desk, hash_name, group, wanted)
-            signatures = desk.press.sign(messages, "urgent" if work.is_urgent else "routine", self._between)
-            # Before anything of it is stored: nothing is served that the audit log does not have.
-            ledger.signed(desk, bucket.bucket, hash_name, work.claim.score, group.header, group.serials, messages)
-            made += len(signatures)
-            header_der = group.header.to_bytes()
+            batch = work.desk.press.submit(
+                _messages(work.desk, hash_name, group, wanted),
+                "urgent" if work.is_urgent else "routine",
+                urgent=work.is_urgent,
+            )
+            work.parts.append(_Part(hash_name, group, wanted, replace, batch))
+            replace = False
+
+    def _send(self, work: _Work) -> None:
+        """Send what was signed to the store; where the key has failed, nothing of the bucket."""
+        try:
+            for part in work.parts:
+                if part.batch.error is not None:
+                    raise part.batch.error
+            for part in work.parts:
+                # Before anything of it is stored: nothing is served that the audit log does not have.
+                ledger.signed(
+                    work.desk,
+                    work.bucket.bucket,
+                    part.hash_name,
+                    work.claim.score,
+                    part.group.header,
+                    part.group.serials,
+                    part.batch.messages,
+                )
+        except SignerUnavailable as error:
+            self._last_refusal = error
+            work.next_due, work.next_update = self._clock.now() + FAILED_RECHECK_S, None
+            return
+        for part in work.parts:
+            seen, slot = work.seen[part.hash_name], part.group.slot
+            header_der = part.group.header.to_bytes()
             answers = [
-                SignedAnswer(serial, bucket.entries[serial], _packed(desk, group.slot, wanted[serial], signature))
-                for serial, signature in zip(group.serials, signatures, strict=True)
+                SignedAnswer(
+                    serial, work.bucket.entries[serial], _packed(work.desk, slot, part.wanted[serial], signature)
+                )
+                for serial, signature in zip(part.group.serials, part.batch.signatures, strict=True)
             ]
             work.stored.append(
                 self._store.send_answers(
-                    desk.issuer.id,
-                    bucket.bucket,
-                    hash_name,
-                    group.slot,
+                    work.desk.issuer.id,
+                    work.bucket.bucket,
+                    part.hash_name,
+                    slot,
                     header_der,
                     answers,
                     seen=seen,
-                    override=moment.override,
-                    replace=replace,
+                    override=work.override,
+                    replace=part.replace,
                 )
             )
-            seen = AnswerBucket({} if replace else dict(seen.headers))
-            seen.headers[group.slot] = header_der
-            replace = False
-        return made
+            after = AnswerBucket({} if part.replace else dict(seen.headers))
+            after.headers[slot] = header_der
+            work.seen[part.hash_name] = after
+        if work.let_go is not None:
+            self._store.drop_answers(work.claim.ca, work.claim.bucket, work.let_go)
 
     def _look_around(self) -> None:
         now = self._clock.monotonic()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from responder.errors import SignerUnavailable
 
 
 class Signer(Protocol):
-    """One private key that signs batches. Used by one thread of one process at a time."""
+    """One private key that signs batches. Used by one thread of one process."""
 
     @property
     def public_key_der(self) -> bytes:
@@ -28,4 +30,37 @@ class Signer(Protocol):
 
     def close(self) -> None:
         """Let go of the key, log out, end sessions."""
+        ...
+
+
+class Signing(Protocol):
+    """Messages on their way through a key that signs elsewhere."""
+
+    signatures: list[bytes] | None
+    error: SignerUnavailable | None
+
+    @property
+    def done(self) -> bool:
+        """Say whether there are signatures or an error, as far as ``poll`` has seen."""
+        ...
+
+    def result(self, within_s: float) -> list[bytes]:
+        """Wait for the signatures; raises SignerUnavailable where there are none by then."""
+        ...
+
+
+@runtime_checkable
+class AsyncSigner(Signer, Protocol):
+    """A key that another process signs with, several messages at a time."""
+
+    def submit(self, messages: Sequence[bytes], *, urgent: bool) -> Signing:
+        """Have messages signed, without waiting; urgent ones before all that are not. Raises SignerUnavailable."""
+        ...
+
+    def poll(self) -> None:
+        """Take in what has come, without waiting."""
+        ...
+
+    def fileno(self) -> int | None:
+        """Return what becomes readable when something has come; None: there is nothing to wait for."""
         ...

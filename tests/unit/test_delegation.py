@@ -23,7 +23,7 @@ from responder.errors import ConfigError, SignerUnavailable
 from responder.issuers import load_issuer
 from responder.signing.algorithms import public_key_to_der, verify_signature
 from responder.signing.delegation import check_signer_certificate, open_response_signer, rsa_padding_of
-from responder.signing.hsm import _modules
+from responder.signing.hsm import _hosts
 from tests.pki import PKI, SIGNATURE_ALGORITHM_DER, Signer, key_of, make_ca, make_signer, utc, write_key, write_pem
 from tests.softhsm import SoftHSMToken, Spy
 
@@ -616,4 +616,4 @@ def test_first_signature_is_proven(softhsm: Callable[..., SoftHSMToken], spy: Sp
     token.import_key(key_of("p256", "another"), "ocsp", b"\x01", public=False)
     with pytest.raises(SignerUnavailable, match="its signature does not verify"):
         open_it(ca, signer, tmp_path, key=token.uri("ocsp"), pin_file=token.pin_file)
-    assert not any(module.tokens for module in _modules.values()), "a refused key stays open"
+    assert not _hosts, "a refused key stays open"

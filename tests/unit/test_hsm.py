@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from responder.errors import ConfigError, InvariantBroken, SignerUnavailable
 from responder.signing.algorithms import RSAPadding, public_key_to_der, verify_signature
-from responder.signing.hsm import HSMSigner, _modules, open_hsm_key
+from responder.signing.hsm import HSMSigner, _hosts, open_hsm_key
 from responder.signing.pins import PinSource
 from responder.signing.pkcs11_uri import parse_pkcs11_uri
 from tests.pki import SIGNATURE_ALGORITHM_DER, key_of, make_ca, verify, write_key
@@ -28,8 +28,7 @@ MESSAGES = [b"one", b"", b"three" * 1000]
 @pytest.fixture(autouse=True)
 def _no_key_stays_open() -> Iterator[None]:
     yield
-    for module in _modules.values():
-        assert not module.tokens, "a test left a key open"
+    assert not _hosts, "a test left a key open"
 
 
 @pytest.fixture
@@ -158,13 +157,12 @@ def test_ten_thousand_ecdsa_signatures(softhsm: MakeToken, open_key: OpenKey) ->
 
 
 def test_keys_of_one_token_share_one_login(softhsm: MakeToken, spy: Spy, open_key: OpenKey) -> None:
-    """Two keys, named in two ways, take one session and one login; the last to close logs out."""
+    """Two keys of a token take one process and one login; the last to close logs out."""
     token = softhsm()
     token.import_key(key_of("p256", "hsm"), "one", b"\x01")
     token.import_key(key_of("p384", "hsm"), "two", b"\x02")
     one = open_key(token.uri("one", module=spy.module), token.pin_file)
-    by_serial = f"pkcs11:serial={token.serial};slot-id={token.slot_id};id=%02?module-path={spy.module}"
-    two = open_key(by_serial, token.pin_file)
+    two = open_key(token.uri("", b"\x02", module=spy.module), token.pin_file)
     assert spy.login_count == 1
     one.close()
     (signature,) = two.sign([b"message"])
@@ -172,6 +170,7 @@ def test_keys_of_one_token_share_one_login(softhsm: MakeToken, spy: Spy, open_ke
     two.close()
     with pytest.raises(SignerUnavailable, match="closed"):
         two.sign([b"message"])
+    by_serial = f"pkcs11:serial={token.serial};slot-id={token.slot_id};id=%02?module-path={spy.module}"
     open_key(by_serial, token.pin_file).sign([b"message"])
     assert spy.login_count == 2
 

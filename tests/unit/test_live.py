@@ -488,13 +488,13 @@ def test_questions_are_answered_between_slices_of_the_presigner(room: Room) -> N
     room.load(dict.fromkeys(range(1, 300), GOOD))
     answered: list[Reply] = []
 
-    def between() -> None:
-        asker.live.poll()
-        answered.extend(asker.receive())
-
-    presigner = room.presigner(between=between)
+    presigner = room.presigner()
     asker = Asker(room, room.live(presigner))
     room.key.on_sign = lambda: room.clock.advance(0.001)
     asker.send(("sha1", [5], NONCE))
-    presigner.run_once()
+    presigner.turn()
+    assert not presigner.is_idle
+    asker.live.poll()
+    answered = asker.receive()
     assert [reply.kind for reply in answered] == [ReplyKind.ANSWER]
+    presigner.give_back()

@@ -170,12 +170,12 @@ def test_stopped_while_signing_gives_its_claims_back(room: Room) -> None:
     class Stopped(Exception):
         pass
 
-    def stop() -> None:
+    def stop(_: int) -> None:
         raise Stopped
 
     room.load(dict.fromkeys(SERIALS, GOOD))
     with pytest.raises(Stopped):
-        room.presigner(between=stop).run_until_idle()
+        room.presigner().run_until_idle(stop)
     # At once, not after the lease.
     room.presigner().run_until_idle()
     assert len(room.all_stored(SERIALS)) == len(SERIALS)
@@ -567,11 +567,11 @@ def test_signing_is_cut_into_slices(room: Room) -> None:
     room.key.on_sign = lambda: room.clock.advance(0.004)
     turns = 0
 
-    def turn() -> None:
+    def turn(_: int) -> None:
         nonlocal turns
         turns += 1
 
-    room.presigner(between=turn).run_until_idle()
+    room.presigner().run_until_idle(turn)
     assert turns > 30
     assert max(room.key.batches) < 100
     room.key.on_sign = lambda: room.clock.advance(0.05)

@@ -27,7 +27,7 @@ from responder.roles.presign import opened_signers
 from responder.signing import rollover
 from responder.signing.answers import SIGNER_RECHECK_S
 from responder.signing.desk import put_desk
-from responder.signing.hsm import _modules
+from responder.signing.hsm import _hosts
 from responder.signing.rollover import LOOK_EVERY_S, RETRY_MOST_S, SignerWatch
 from tests.pki import PKI, Signer, key_of, make_ca, make_signer, write_key
 from tests.signing_room import GOOD, Room
@@ -558,7 +558,7 @@ def test_another_key_in_the_token_under_the_same_uri(
     assert len(room.all_stored(SERIALS)) == len(SERIALS)
     office.close()
     office.watch = SignerWatch(room.config, str(room.config_file), room.clock)
-    assert all(not module.tokens for module in _modules.values())
+    assert not _hosts
 
 
 def test_a_renewed_ca_certificate_where_the_ca_itself_signs(make_room: Callable[..., Room]) -> None:

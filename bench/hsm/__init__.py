@@ -1,0 +1,1 @@
+"""Presigning against the bare token: `python -m bench.hsm`."""
