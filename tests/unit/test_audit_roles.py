@@ -116,7 +116,7 @@ def test_nothing_is_signed_without_a_log(room: Room, log: AuditLog, monkeypatch:
     presigner.run_until_idle()
     assert len(room.all_stored(SERIALS)) == len(SERIALS)
     (gap,) = lines(room.directory / "audit", "gap")
-    assert gap["unrecorded"]["sign"] == 1
+    assert 1 <= gap["unrecorded"]["sign"] <= MOST_CLAIMS, "what was under way, and no more"
 
 
 def test_live_answers_are_a_line_a_batch(room: Room, log: AuditLog) -> None:
