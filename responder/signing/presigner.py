@@ -37,8 +37,9 @@ log = get_logger(__name__)
 
 LEASE_S = 30.0  # after which a claim that nobody finished is due again
 CLAIM_SIGNING_S = 0.25  # signing that the claims of one moment are worth
-LEAST_CLAIMS = 2  # one bucket is read and stored while another is signed
+LEAST_ELSEWHERE = 2  # a token signs one bucket while another is read and stored
 MOST_CLAIMS = 16
+MOST_URGENT = 4  # that one such look takes
 URGENT_LOOK_S = 0.05  # between looks at what goes before all that the keys are busy with
 WAIT_S = 0.005  # for a token's signatures, between two looks at questions
 NOT_LOADED_RECHECK_S = 1.0  # a bucket of a CA whose first load is under way
@@ -176,7 +177,7 @@ class Presigner:
                 elif now - self._urgent_looked_at >= URGENT_LOOK_S:
                     # The keys are busy enough; only what goes before all that they do is taken.
                     self._urgent_looked_at = now
-                    self._claim(LEAST_CLAIMS, urgent_only=True)
+                    self._claim(MOST_URGENT, urgent_only=True)
             return self._advance()
 
     def wait(self, within_s: float) -> None:
@@ -212,6 +213,9 @@ class Presigner:
         except BaseException:
             self.give_back()
             raise
+        finally:
+            if self.is_idle:
+                self._round_began = None
 
     def _may_sign(self) -> bool:
         if not self._guard.agrees():
@@ -227,7 +231,8 @@ class Presigner:
     def _room(self, desk: Desk) -> int:
         """Say how many more of a CA's buckets may be under way: all of them its key should sign in CLAIM_SIGNING_S."""
         most = int(CLAIM_SIGNING_S / (BUCKET_TARGET * max(desk.press.seconds_each, 1e-6)))
-        return max(LEAST_CLAIMS, min(MOST_CLAIMS, most)) - self._under_way[desk]
+        least = LEAST_ELSEWHERE if desk.press.signs_elsewhere else 1
+        return max(least, min(MOST_CLAIMS, most)) - self._under_way[desk]
 
     def _claim(self, limit: int, *, urgent_only: bool = False) -> None:
         now = self._clock.now()
@@ -284,7 +289,7 @@ class Presigner:
         self._round_made += made
         if self._round_began is not None and (self.is_idle or now - self._round_began >= CLAIM_SIGNING_S):
             self.watch.note(self._round_made, now - self._round_began)
-            self._round_began, self._round_made = None, 0
+            self._round_began, self._round_made = None if self.is_idle else now, 0
 
     def _settle(self, sent: deque[_Work]) -> None:
         """Wait until what was sent is stored, and say when its buckets are due again."""

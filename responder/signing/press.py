@@ -70,6 +70,11 @@ class Press:
         return self._clock.monotonic() < self._not_before
 
     @property
+    def signs_elsewhere(self) -> bool:
+        """Say whether another process signs, so that this one may do something else meanwhile."""
+        return self._elsewhere is not None
+
+    @property
     def is_busy(self) -> bool:
         """Say whether batches are under way."""
         return any(self._queues)

@@ -23,6 +23,7 @@ from responder.errors import AuditUnavailable
 from responder.live import Question, ReplyKind
 from responder.model import serial_to_octets
 from responder.roles.presign import presign_all
+from responder.signing.presigner import MOST_CLAIMS
 from responder.store.acl import acl_rules
 from responder.store.layout import Layout
 from responder.store.redis_store import Store
