@@ -1,7 +1,7 @@
 """``revocast plan``: what the policy needs, what the key gives, what memory it takes, and whether that fits.
 
-Looks only. The key is tried with messages that could be nobody's answer or certificate (signing/trial.py); a Redis that does
-not run is not started. The arithmetic is in signing/capacity.py and memory.py.
+Looks only. The key is tried with messages that could be nobody's answer or certificate (signing/trial.py), which the audit log
+counts; a Redis that does not run is not started. The arithmetic is in signing/capacity.py and memory.py.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from cryptography import x509
 
+from responder import audit
 from responder.cli.named import open_config
 from responder.cli.plan_table import print_plan
 from responder.clock import SystemClock
@@ -34,6 +36,7 @@ from responder.signing.capacity import (
     utilisation,
 )
 from responder.signing.census import Census
+from responder.signing.ledger import key_fingerprint
 from responder.signing.rollover import open_configured
 from responder.signing.trial import TRIAL_S, Trial, try_pace, usual_signature_bytes
 from responder.store.fitness import MEMORY_ALARM
@@ -122,8 +125,11 @@ def plan(
         raise OperatorError(f"--sign-rate {sign_rate:g}: must be more than 0")
     loaded, maxmemory, problem = _ask_redis(settings, issuers)
     counts = _counts(certificates or [], issuers, loaded, problem)
-    trials = _trials(settings, issuers, str(config), sign_rate, measure=measure)
     rate = "assumed" if sign_rate is not None else "measured" if measure else "unknown"
+    if rate == "measured":
+        trials = _tried(settings, issuers, str(config))
+    else:
+        trials = _untried(issuers, str(config), sign_rate or 0.0)
     made = _make(settings, issuers, counts, loaded, trials, maxmemory, rate)
     if problem is not None:
         made.notes.append(f"Redis was not asked: {problem}")
@@ -205,25 +211,32 @@ def _shared(total: int, names: Sequence[str], known: dict[str, int]) -> dict[str
     return shares
 
 
-def _trials(
-    settings: Config, issuers: Issuers, config_file: str, sign_rate: float | None, *, measure: bool
-) -> dict[str, Trial]:
-    """Try each CA's key, or take it as told (rate 0: unknown); by the CA's name."""
+def _tried(settings: Config, issuers: Issuers, config_file: str) -> dict[str, Trial]:
+    """Try each CA's key for a while; by the CA's name. What it was tried with is in the audit log."""
     trials: dict[str, Trial] = {}
     clock = SystemClock()
-    for issuer in issuers:
-        using = issuer.config.ocsp.signers_at(clock.now())[0]
-        if measure and sign_rate is None:
+    with audit.opened(settings, Path(config_file), "command"):
+        for issuer in issuers:
+            using = issuer.config.ocsp.signers_at(clock.now())[0]
             opened = open_configured(using, issuer, settings, config_file, clock.now())
             try:
-                trials[issuer.name] = try_pace(opened.signer, clock, TRIAL_S)
+                made = trials[issuer.name] = try_pace(opened.signer, clock, TRIAL_S)
+                fingerprint = key_fingerprint(opened.signer.public_key_der)
             finally:
                 opened.close()
-            continue
+            audit.record("sign", ca=issuer.name, key=fingerprint, why="trial", count=made.count)
+    return trials
+
+
+def _untried(issuers: Issuers, config_file: str, sign_rate: float) -> dict[str, Trial]:
+    """Return what is reckoned with where keys are left alone, at a rate (0: unknown); by the CA's name."""
+    trials: dict[str, Trial] = {}
+    for issuer in issuers:
+        using = issuer.config.ocsp.signers_at(SystemClock().now())[0]
         file = using.certificate
         der = load_certificate(file, config_file, f"ca[{issuer.name}].{using.table}.certificate") if file else None
         public_key = x509.load_der_x509_certificate(der or issuer.certificate_der).public_key()
-        trials[issuer.name] = Trial(sign_rate or 0.0, usual_signature_bytes(public_key), 0)
+        trials[issuer.name] = Trial(sign_rate, usual_signature_bytes(public_key), 0)
     return trials
 
 

@@ -33,6 +33,7 @@ class Kinds:
 
 def kinds_of(ocsp: OCSPConfig, *, sha256_asked: bool) -> Kinds:
     """Count the kinds of CertID that are signed for each certificate. SHA-256 is kept up only while it is asked for."""
+    # One signature over both CertIDs is one answer, kept with the SHA-1 ones.
     return Kinds(2, 2) if ocsp.certid == "each" and sha256_asked else Kinds(1, 1)
 
 

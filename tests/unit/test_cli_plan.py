@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from typer.testing import CliRunner, Result
 
 from responder.cli import plan
@@ -27,13 +26,8 @@ from tests.softhsm import SoftHSMToken
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trials are short; and logs go where they went before, since the command sends them to its own standard error."""
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "TRIAL_S", 0.02)
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
-    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture
@@ -105,7 +99,7 @@ def test_several_cas_share_the_time(config: Callable[..., Path]) -> None:
     assert found["utilisation"] == pytest.approx(sum(one["utilisation"] for one in found["ca"]))
 
 
-def test_a_software_key_is_tried(config: Callable[..., Path]) -> None:
+def test_a_software_key_is_tried(config: Callable[..., Path], tmp_path: Path) -> None:
     """The table for people: the rate was measured, and it fits."""
     done = run(config(), "--certificates", "100000")
     assert done.exit_code == 0, done.output
@@ -114,6 +108,17 @@ def test_a_software_key_is_tried(config: Callable[..., Path]) -> None:
     found = planned(config(), "--certificates", "100000")
     assert found["ca"][0]["key_per_s"] > 100
     assert 150 < found["ca"][0]["redis_bytes_each"] < 250
+    # Every use of a key is in the audit log.
+    lines = [
+        json.loads(line)
+        for path in (tmp_path / "state" / "audit").iterdir()
+        for line in path.read_text().splitlines()
+        if path.suffix == ".log"
+    ]
+    assert [(line["why"], line["ca"]) for line in lines if line["event"] == "sign"] == [
+        ("proof", "corp"),
+        ("trial", "corp"),
+    ] * 2
 
 
 def test_a_key_in_a_token_is_tried(softhsm: Callable[..., SoftHSMToken], tmp_path: Path) -> None:
