@@ -48,13 +48,18 @@ class Head(NamedTuple):
     hash: str
 
 
-def encode_line(fields: Mapping[str, Any], prev: str) -> tuple[bytes, str]:
-    """Return a line and its hash: SHA-256 over the line as it is without ``hash``, which has ``prev`` in it."""
+def encode_fields(fields: Mapping[str, Any]) -> str:
+    """Encode what a line says, as ``encode_line`` wants it."""
     if "prev" in fields or "hash" in fields:
         raise InvariantBroken("prev and hash are the chain's own")
-    body = _encode({**fields, "prev": prev}).encode()
-    digest = hashlib.sha256(body).hexdigest()
-    return b'%b,"hash":"%b"}\n' % (body[:-1], digest.encode()), digest
+    return "," + _encode(fields)[1:-1] if fields else ""
+
+
+def encode_line(number: int, at: str, event: str, fields: str, prev: str) -> tuple[bytes, str]:
+    """Return a line and its hash: SHA-256 over the line as it is without ``hash``, which has ``prev`` in it."""
+    body = f'{{"n":{number},"t":"{at}","event":"{event}"{fields},"prev":"{prev}"'
+    digest = hashlib.sha256(f"{body}}}".encode()).hexdigest()
+    return f'{body},"hash":"{digest}"}}\n'.encode(), digest
 
 
 def read_line(line: bytes) -> tuple[Head, str] | None:
@@ -120,9 +125,10 @@ class AuditLog:
         self._size = 0
         self._head = Head(0, GENESIS)
         self._unrecorded: Counter[str] = Counter()  # what could not be written since the last line
+        self._second, self._spelled = -1, ""  # the last line's second, and how it is spelled
         self.name = role
 
-    def record(self, event: str, fields: Mapping[str, Any]) -> bool:
+    def record(self, event: str, fields: Mapping[str, Any] | str) -> bool:
         """Append a line, and say whether it is there. Raises AuditUnavailable for a key's use that cannot be written down, where that is required."""
         with self._mutex:
             try:
@@ -161,7 +167,7 @@ class AuditLog:
 
     # --- under the mutex; each raises OSError ---------------------------------------------------------------------------
 
-    def _append(self, event: str, fields: Mapping[str, Any]) -> None:
+    def _append(self, event: str, fields: Mapping[str, Any] | str) -> None:
         line, digest = self._line(event, fields)
         if self._size + len(line) > self._max_bytes:
             self._start_segment()
@@ -169,9 +175,13 @@ class AuditLog:
         self._write(line)
         self._head = Head(self._head.number + 1, digest)
 
-    def _line(self, event: str, fields: Mapping[str, Any]) -> tuple[bytes, str]:
-        number, now = self._head.number + 1, spell_time(self._clock.now())
-        return encode_line({"n": number, "t": now, "event": event, **fields}, self._head.hash)
+    def _line(self, event: str, fields: Mapping[str, Any] | str) -> tuple[bytes, str]:
+        text = fields if isinstance(fields, str) else encode_fields(fields)
+        now = self._clock.now()
+        if int(now) != self._second:
+            self._second, self._spelled = int(now), spell_time(int(now))[:-4]
+        at = f"{self._spelled}{int(now * 1000) % 1000:03}Z"
+        return encode_line(self._head.number + 1, at, event, text, self._head.hash)
 
     def _write(self, octets: bytes) -> None:
         """Append all or nothing."""
@@ -291,6 +301,11 @@ _log: AuditLog | None = None
 
 def record(event: str, **fields: Any) -> bool:
     """Append a line to the process's log and say whether it is there; no log, no line. See AuditLog.record."""
+    return _log is not None and _log.record(event, fields)
+
+
+def record_encoded(event: str, fields: str) -> bool:
+    """Append a line as ``record`` does; ``fields`` as of ``encode_fields``."""
     return _log is not None and _log.record(event, fields)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +21,12 @@ from responder.clock import SystemClock, parse_utc
 from responder.config import Config, load_config
 from responder.errors import OperatorError, RevocastError
 from responder.log import configure_logging
+from responder.signing.ledger import SIGNATURE_OCTETS, name_signature
 from responder.store.redis_store import Store
 
 EXIT_BROKEN = 1
 EXIT_UNPROVEN = 3  # nothing is wrong as far as it could be seen, but not all could be seen
-ANSWER_DIGITS = 16  # of SHA-256 over an answer's tbsResponseData, that a ``sign`` line keeps
+SIGNATURE_DIGITS = 2 * SIGNATURE_OCTETS
 _PLAIN = ("n", "t", "event", "prev", "hash")  # what a table shows elsewhere, or not at all
 
 audit_app = typer.Typer(help="The audit log.", no_args_is_help=True)
@@ -97,9 +97,7 @@ def show(
     since: Annotated[str | None, typer.Option(help="From this time on, such as 2026-11-20T10:00:00Z.")] = None,
     ca: Annotated[str | None, typer.Option("--ca", help="Only of this CA.")] = None,
     event: Annotated[list[str] | None, typer.Option(help="Only these events; may be given again.")] = None,
-    answer: Annotated[
-        Path | None, typer.Option(help="An OCSP response: the line of its signature, by what was signed.")
-    ] = None,
+    answer: Annotated[Path | None, typer.Option(help="An OCSP response: the line of its signature.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The lines as they are in the log.")] = False,
 ) -> None:
     """Show lines of the audit log; exit code 1 if there is none such."""
@@ -109,7 +107,7 @@ def show(
             parse_utc(since)
         except ValueError as error:
             raise OperatorError(f"--since {since}: must be a time such as 2026-11-20T10:00:00Z") from error
-    digest = _digest_of(answer) if answer is not None else None
+    signature = _signature_of(answer) if answer is not None else None
     table = Table("time", "log", "line", "event", "what", show_lines=False)
     count = 0
     for name, line, fields in _read_all(where):
@@ -117,7 +115,7 @@ def show(
             continue
         if (ca is not None and fields.get("ca") != ca) or (event and fields.get("event") not in event):
             continue
-        if digest is not None and digest not in _answers(fields):
+        if signature is not None and signature not in _signatures(fields):
             continue
         count += 1
         if as_json:
@@ -225,17 +223,17 @@ def _read_all(where: list[Path]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
                 yield name, line, read_fields(line)
 
 
-def _digest_of(file: Path) -> str:
+def _signature_of(file: Path) -> str:
     try:
         response = ocsp.load_der_ocsp_response(file.read_bytes())
-        return hashlib.sha256(response.tbs_response_bytes).hexdigest()[:ANSWER_DIGITS]
+        return name_signature(response.signature).hex()
     except (OSError, ValueError) as error:
         raise OperatorError(f"--answer {file}: cannot be read as an OCSP response: {error}") from error
 
 
-def _answers(fields: dict[str, Any]) -> list[str]:
-    text = str(fields.get("answers", ""))
-    return [text[at : at + ANSWER_DIGITS] for at in range(0, len(text), ANSWER_DIGITS)]
+def _signatures(fields: dict[str, Any]) -> list[str]:
+    text = str(fields.get("signatures", ""))
+    return [text[at : at + SIGNATURE_DIGITS] for at in range(0, len(text), SIGNATURE_DIGITS)]
 
 
 def _spell(value: Any) -> str:

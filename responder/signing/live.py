@@ -215,7 +215,7 @@ class LiveSigner:
         try:
             audit.require()
             signatures = desk.press.sign([draft.message for draft in drafts], "live")
-            _record(desk, drafts)
+            _record(desk, drafts, signatures)
         except SignerUnavailable:
             return [_try_later(draft.waiting) for draft in drafts]
         # Whatever was revoked while this was being signed: the answer is dropped.
@@ -349,13 +349,14 @@ def _draft(desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], b
     return _Draft(one, moment, texts, bucket, singles, message)
 
 
-def _record(desk: Desk, drafts: Sequence[_Draft]) -> None:
+def _record(desk: Desk, drafts: Sequence[_Draft], signatures: Sequence[bytes]) -> None:
     ledger.signed_live(
         desk,
         {"dual" if desk.is_dual and draft.may_be_kept else draft.waiting.question.hash_name for draft in drafts},
         [serial for draft in drafts for serial in draft.waiting.question.serials],
         [second for draft in drafts for single in draft.singles for second in single[-2:]],
         [draft.message for draft in drafts],
+        signatures,
         drafts[0].moment.now,
     )
 

@@ -408,6 +408,7 @@ class Presigner:
                     part.group.header,
                     part.group.serials,
                     part.batch.messages,
+                    part.batch.signatures,
                 )
         except SignerUnavailable as error:
             self._last_refusal = error

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner, Result
 
 from loaders.runner import load_all
@@ -23,6 +24,7 @@ from responder.errors import AuditUnavailable
 from responder.live import Question, ReplyKind
 from responder.model import serial_to_octets
 from responder.roles.presign import presign_all
+from responder.signing.ledger import name_signature
 from responder.signing.presigner import MOST_CLAIMS
 from responder.store.acl import acl_rules
 from responder.store.layout import Layout
@@ -45,8 +47,8 @@ def lines(directory: Path, event: str = "") -> list[dict[str, Any]]:
     return [one for one in found if event in ("", one["event"])]
 
 
-def digests(line: dict[str, Any]) -> set[str]:
-    text = line["answers"]
+def names(line: dict[str, Any]) -> set[str]:
+    text = line["signatures"]
     return {text[at : at + 16] for at in range(0, len(text), 16)}
 
 
@@ -81,9 +83,9 @@ def test_every_answer_is_in_the_log_before_it_is_stored(room: Room, log: AuditLo
     assert sum(line["count"] for line in signed) == len(SERIALS)
     assert {line["why"] for line in signed} == {"routine"}
     assert {line["signer"] for line in signed} == {room.signer.signer_id}
-    logged = set().union(*(digests(line) for line in signed))
+    logged = set().union(*(names(line) for line in signed))
     for answer in room.all_stored(SERIALS).values():
-        assert hashlib.sha256(answer.tbs_response_bytes).hexdigest()[:16] in logged
+        assert name_signature(answer.signature).hex() in logged
     assert lines(directory, "signer_in_use")
     # A revocation is a line of its own, which names its serial.
     room.clock.advance(1)
@@ -91,6 +93,13 @@ def test_every_answer_is_in_the_log_before_it_is_stored(room: Room, log: AuditLo
     presigner.run_until_idle()
     line = lines(directory, "sign")[-1]
     assert (line["why"], line["count"], line["serials"]) == ("revoked", 1, "07")
+    answer = room.stored(7)
+    assert answer is not None
+    assert line["sha256"] == hashlib.sha256(answer.tbs_response_bytes).hexdigest()
+    file = room.directory / "answer.der"
+    file.write_bytes(answer.public_bytes(Encoding.DER))
+    shown = command("show", str(directory), "--answer", str(file), "--json")
+    assert json.loads(shown.output)["n"] == line["n"]
 
 
 def test_nothing_is_signed_without_a_log(room: Room, log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +142,7 @@ def test_live_answers_are_a_line_a_batch(room: Room, log: AuditLog) -> None:
     (line,) = lines(room.directory / "audit", "sign")
     assert (line["why"], line["count"], line["serials"], line["certid"]) == ("live", 2, "01 02", "sha384")
     for reply in replies:
-        tbs = room.read(reply.response_der).tbs_response_bytes
-        assert hashlib.sha256(tbs).hexdigest()[:16] in digests(line)
+        assert name_signature(room.read(reply.response_der).signature).hex() in names(line)
 
 
 # --- commands and imports ---------------------------------------------------------------------------------------------
