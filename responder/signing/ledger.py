@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from fastpath.ocsp_response import AnswerHeader
@@ -75,8 +76,7 @@ def _sign(
     same: tuple[tuple[str, str], ...],
     own: str = "",
 ) -> None:
-    part = _kept_part(signatures[0])
-    kept = b"".join([one[part] for one in signatures]).hex()
+    kept = b"".join(map(itemgetter(_kept_part(signatures[0])), signatures)).hex()
     if len(serials) <= MOST_SERIALS:
         named = " ".join([serial.hex() for serial in serials])
         own += f',"serials":"{named}","sha256":"{hashlib.sha256(b"".join(messages)).hexdigest()}"'
