@@ -88,7 +88,7 @@ class Answer:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LiveAnswer:
     """A successful OCSPResponse made for one query. ``cert_status`` is GOOD where any of its CertIDs is."""
 

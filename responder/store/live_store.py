@@ -70,10 +70,12 @@ class LiveStore(StatusStore):
 class Watch:
     """The same commands, again and again: before something is signed, and after."""
 
-    __slots__ = ("_bits", "_ca", "_numbers", "_packed", "_serials", "_store")
+    __slots__ = ("_bits", "_ca", "_flat", "_info", "_numbers", "_packed", "_serials", "_store")
 
     def __init__(self, store: LiveStore, ca: str, serials: Sequence[bytes], bits: int) -> None:
         self._store, self._ca, self._serials, self._bits = store, ca, serials, bits
+        self._flat: list[bytes] = []  # the CA's fields, and what they say
+        self._info: CAInfo | None = None
         self._numbers = [bucket_number(serial_hash(serial), bits) for serial in serials]
         status = store.layout.status
         commands: list[Command] = [("HGETALL", store.layout.ca(ca))]
@@ -87,7 +89,9 @@ class Watch:
         """Read. Raises StoreUnavailable, also where a bucket is missing: then nothing is known of its serials."""
         numbers, bits = self._numbers, b"%d" % self._bits
         flat, *replies = self._store.run_packed(self._packed, 1 + len(numbers))
-        info = values.ca_info(self._ca, flat)
+        if flat != self._flat:
+            self._flat, self._info = flat, values.ca_info(self._ca, flat)
+        info = self._info
         if info is None:
             return Sight(None, [], [])
         texts: list[str | None] = []
