@@ -110,7 +110,7 @@ class Runner:
         finally:
             snapshot.close()
             if not self._dry_run:
-                record_import(report, self._loader.name, self._options)
+                record_import(report, self._issuer.config.source.type, self._options)
         return report
 
     # --- reading ------------------------------------------------------------------------------------------------

@@ -165,6 +165,7 @@ def test_a_load_and_a_signing_are_anchored_and_proven(tmp_path: Path, redis_serv
     imports = lines(directory, "import")
     assert imports[0]["changes"]["new"] == 2
     assert imports[0]["rejected"] == 1
+    assert imports[0]["loader"] == "openssl"
     assert imports[0]["source"].endswith("index.txt")
     assert lines(directory, "sign")[0]["why"] == "proof"
     assert sum(line["count"] for line in lines(directory, "sign")) == 3
