@@ -159,6 +159,28 @@ def test_a_chain_written_anew_is_found(tmp_path: Path) -> None:
     assert finds_missing(tmp_path, head)
 
 
+def test_a_line_with_a_hash_of_its_own_is_found(tmp_path: Path) -> None:
+    """Its hash is right, and so is its number; the next line tells that it is another."""
+    path, data = sample(tmp_path)
+    lines = data.splitlines(keepends=True)
+    read = read_line(lines[2])
+    assert read is not None
+    lines[2], _ = encode_line(read[0].number, "2026-11-18T11:06:40.000Z", "sign", ',"ca":"evil"', read[1])
+    path.write_bytes(b"".join(lines))
+    (problem,) = proof_of(tmp_path).broken
+    assert "line 4 does not follow the line 3" in problem
+
+
+def test_a_number_that_was_left_out_is_found(tmp_path: Path) -> None:
+    """Also where every hash and every link is right."""
+    path, data = sample(tmp_path)
+    head = head_of(tmp_path)
+    line, _ = encode_line(head.number + 2, "2026-11-18T11:06:40.000Z", "sign", "", head.hash)
+    path.write_bytes(data + line)
+    (problem,) = proof_of(tmp_path).broken
+    assert f"is line {head.number + 2}, after line {head.number}" in problem
+
+
 def test_segments_that_are_missing_are_found(make: Maker, tmp_path: Path) -> None:
     log = make(max_bytes=900)
     fill(log, 20)
