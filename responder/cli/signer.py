@@ -18,6 +18,7 @@ from responder import audit
 from responder.config import CAConfig, Config, SignerConfig, load_config
 from responder.errors import OperatorError
 from responder.issuers import load_certificate
+from responder.log import configure_logging
 from responder.process import ConfigFile
 from responder.signing.algorithms import RSAPadding
 from responder.signing.delegation import rsa_padding_of
@@ -51,6 +52,7 @@ def request(
     certificate in the configuration as ca.ocsp.certificate, or as ca.ocsp.next.certificate.
     """
     settings = load_config(config)
+    configure_logging("command", "error", "console")  # the request goes to standard output, alone
     chosen = _choose(settings, ca)
     subject_der = _subject(subject, chosen.name)
     using = chosen.ocsp.next if for_next else chosen.ocsp
