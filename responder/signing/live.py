@@ -44,6 +44,9 @@ from responder.store.values import CAInfo, SignedAnswer
 log = get_logger(__name__)
 
 READ_ENTRIES = 20  # of the stream at a time, each a tick of one worker's loop
+SLICE_S = 0.008  # what a slice of questions should take
+FIRST_SLICE = 4  # questions, until the pace is known
+MOST_IN_SLICE = 512
 QUEUE_MOST = 4 * MAX_QUESTIONS  # questions held here; more are left in the stream
 SHA256_NOTED_EVERY = 8  # times in a validity that a SHA-256 question is written down
 
@@ -86,6 +89,7 @@ class LiveSigner:
         self._clock = clock
         self._guard = guard
         self._queue: deque[_Waiting] = deque()
+        self._slice = FIRST_SLICE  # questions that are answered together
         self._bits: dict[str, int | None] = {}  # by CA: of its buckets, as they were last seen
 
     def serve(self, for_s: float) -> None:
@@ -107,13 +111,17 @@ class LiveSigner:
                 self._exchange([], [])
         if not self._queue:
             return 0
-        size = min((self._desks[ca].press.slice_size for ca in self._desks), default=1)
-        taken = [self._queue.popleft() for _ in range(min(max(1, size), len(self._queue)))]
+        taken = [self._queue.popleft() for _ in range(min(self._slice, len(self._queue)))]
         now = self._clock.monotonic()
         current = [one for one in taken if one.void_at > now]
         if len(current) < len(taken):
             metrics.LIVE_REPLIES.labels("too_old").inc(len(taken) - len(current))
+        began = self._clock.monotonic()
         replies, made = self._answer(current)
+        if made:
+            # By what a slice takes as a whole: a token of many sessions signs faster the more there is to sign.
+            each = max((self._clock.monotonic() - began) / made, 1e-6)
+            self._slice = max(1, min(MOST_IN_SLICE, 4 * self._slice, int(SLICE_S / each)))
         self._exchange(current, replies)
         return made
 

@@ -415,6 +415,22 @@ def test_the_queue_is_bounded_and_the_rest_stays_in_the_stream(
     assert len(asker.receive()) == 180
 
 
+def test_a_slice_grows_to_what_the_key_signs_in_its_time(room: Room, asker: Asker) -> None:
+    """A key of which little is known gets little to sign; afterwards ready answers' bounds decide, not the first guess."""
+    room.load({1: GOOD})
+    room.key.on_sign = lambda: room.clock.advance(0.0001)
+    asker.send(*[("sha1", [1], NONCE)] * 300)
+    made = [asker.live.poll() for _ in range(4)]
+    assert made[0] == live_signing.FIRST_SLICE
+    assert made[-1] > 60
+    room.key.on_sign = lambda: room.clock.advance(0.2)  # a slice, whatever it holds
+    asker.send(*[("sha1", [1], NONCE)] * 300)
+    made = [asker.live.poll()]
+    asker.send(*[("sha1", [1], NONCE)] * 300)
+    made += [asker.live.poll() for _ in range(2)]
+    assert made[0] > made[1] > made[2] == 1
+
+
 def test_of_several_presigners_one_answers_each_question(room: Room, asker: Asker) -> None:
     room.load(dict.fromkeys(range(1, 200), GOOD))
     other = Asker(room, room.live())
