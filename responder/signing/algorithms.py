@@ -7,6 +7,7 @@ no key. Called by the signers, which must agree with each other on every byte, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
@@ -103,6 +104,11 @@ def public_key_to_der(public_key: PublicKeyTypes) -> bytes:
     return public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+@lru_cache(maxsize=64)  # samples of a few keys, again and again
+def _loaded(public_key_der: bytes) -> PublicKeyTypes:
+    return serialization.load_der_public_key(public_key_der)
+
+
 def pss_padding() -> padding.PSS:
     """Return the one form of PSS that is signed here."""
     return padding.PSS(padding.MGF1(hashes.SHA256()), PSS_SALT_OCTETS)
@@ -113,7 +119,7 @@ def verify_signature(public_key_der: bytes, algorithm_der: bytes, signature: byt
 
     ``algorithm_der`` is the AlgorithmIdentifier that goes with it; one that is not this kind of key's own is False.
     """
-    public_key = serialization.load_der_public_key(public_key_der)
+    public_key = _loaded(public_key_der)
     is_pss = algorithm_der == RSA_PSS_SHA256 and isinstance(public_key, rsa.RSAPublicKey)
     scheme = scheme_of(public_key, "pss" if is_pss else None)
     if scheme.algorithm_der != algorithm_der:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastpath.ocsp_response import encode_single_response
@@ -51,16 +51,22 @@ class Desk:
         """Say whether the answer to one question by that hash algorithm is stored for the next who asks."""
         return hash_name in STORED_HASHES and self.certid in (hash_name, "each", "dual")
 
-    def message(self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]) -> bytes:
-        """Encode what is signed for one serial to be stored; ``times``: thisUpdate, nextUpdate, producedAt, archiveCutoff or -1."""
+    def messages(
+        self,
+        hash_name: str,
+        serials: Sequence[bytes],
+        wanted: Mapping[bytes, Wanted],
+        times: tuple[int, int, int, int],
+    ) -> list[bytes]:
+        """Encode what is signed for each serial to be stored; ``times``: thisUpdate, nextUpdate, producedAt, archiveCutoff or -1."""
         names = STORED_HASHES if self.is_dual else (hash_name,)
-        singles = [self.single_response(name, serial_octets, wanted, times) for name in names]
-        return self.signer.template.tbs_response_data(singles, times[2])
+        encode, single = self.signer.template.tbs_response_data, self.single_response
+        return [encode([single(name, serial, wanted[serial], times) for name in names], times[2]) for serial in serials]
 
     def single_response(
         self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]
     ) -> bytes:
-        """Encode a SingleResponse; arguments as of ``message``."""
+        """Encode a SingleResponse; arguments as of ``messages``."""
         return encode_single_response(
             self.issuer.cert_id(hash_name, serial_octets),
             wanted.cert_status,

@@ -263,8 +263,7 @@ class HSMSigner:
         if not messages:
             job.signatures = []
             return job
-        prepare = self._mechanism.prepare
-        prepared = [prepare(message) for message in messages]
+        prepared = self._mechanism.prepare(messages)
         self._host.add(number, job, sign_frame(number, self._number, URGENT if urgent else ROUTINE, prepared))
         return job
 

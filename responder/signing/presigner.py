@@ -37,8 +37,9 @@ log = get_logger(__name__)
 
 LEASE_S = 30.0  # after which a claim that nobody finished is due again
 CLAIM_SIGNING_S = 0.25  # signing that the claims of one moment are worth
-LEAST_ELSEWHERE = 2  # a token signs one bucket while another is read and stored
+LEAST_ELSEWHERE = 3  # a token signs two buckets, so that no session idles, while another is read and stored
 MOST_CLAIMS = 16
+FINISH_AT = 8  # buckets that are done, of which the store is told in one trip
 MOST_URGENT = 4  # that one such look takes
 URGENT_LOOK_S = 0.05  # between looks at what goes before all that the keys are busy with
 WAIT_S = 0.005  # for a token's signatures, between two looks at questions
@@ -114,6 +115,7 @@ class Presigner:
         self._works: deque[_Work] = deque()  # claimed, being signed, in the order of their claims
         self._under_way: Counter[Desk] = Counter()  # how many of these, by CA
         self._sent: deque[_Work] = deque()  # signed, being stored
+        self._finished: list[Finished] = []  # stored; the store is still to be told when they are due again
         self._urgent_looked_at = float("-inf")  # monotonic
         self._conflicts: set[tuple[str, int]] = set()  # buckets whose last answers were not stored
         self._looked_around = float("-inf")
@@ -170,9 +172,10 @@ class Presigner:
         """
         with self._giving_back():
             if self._may_sign():
-                free = [room for desk in self.desks.values() if (room := self._room(desk)) > self._under_way[desk]]
+                # A few at a time: a claim is a trip for one bucket as for several.
+                free = [room for desk in self.desks.values() if (room := self._room(desk)) * 3 >= self._under_way[desk]]
                 now = self._clock.monotonic()
-                if free:
+                if max(free, default=0) > 0:
                     self._claim(max(free))
                 elif now - self._urgent_looked_at >= URGENT_LOOK_S:
                     # The keys are busy enough; only what goes before all that they do is taken.
@@ -190,16 +193,17 @@ class Presigner:
     @property
     def is_idle(self) -> bool:
         """Nothing is claimed."""
-        return not (self._works or self._sent)
+        return not (self._works or self._sent or self._finished)
 
     def give_back(self) -> None:
         """Let go of what is claimed: it is due again at once, for whoever comes next."""
-        works = [*self._works, *self._sent]
+        works, finished = [*self._works, *self._sent], self._finished
         self._works.clear()
         self._sent.clear()
         self._under_way.clear()
+        self._finished = []
         try:
-            self._store.finish_claims([Finished(work.claim, work.claim.score) for work in works])
+            self._store.finish_claims([*finished, *(Finished(work.claim, work.claim.score) for work in works)])
         except StoreUnavailable as error:
             log.warning("claims_not_given_back", error=str(error), due_again_in_s=LEASE_S)
 
@@ -292,10 +296,12 @@ class Presigner:
             self._round_began, self._round_made = None if self.is_idle else now, 0
 
     def _settle(self, sent: deque[_Work]) -> None:
-        """Wait until what was sent is stored, and say when its buckets are due again."""
-        finished = [self._finish(work) for work in sent]
-        self._store.finish_claims(finished)
+        """Wait until what was sent is stored, and say, some buckets at a time, when they are due again."""
+        self._finished += [self._finish(work) for work in sent]
         sent.clear()
+        if len(self._finished) >= FINISH_AT or not self._works:
+            finished, self._finished = self._finished, []
+            self._store.finish_claims(finished)
 
     def _finish(self, work: _Work) -> Finished:
         """Wait until what was signed is stored; returns when the bucket is due again."""
@@ -417,12 +423,20 @@ class Presigner:
         for part in work.parts:
             seen, slot = work.seen[part.hash_name], part.group.slot
             header_der = part.group.header.to_bytes()
-            answers = [
-                SignedAnswer(
-                    serial, work.bucket.entries[serial], _packed(work.desk, slot, part.wanted[serial], signature)
+            is_dual, texts = work.desk.is_dual, work.bucket.entries
+            answers = []
+            for serial, signature in zip(part.group.serials, part.batch.signatures, strict=True):
+                want = part.wanted[serial]
+                packed = pack_answer(
+                    slot,
+                    want.cert_status,
+                    want.revoked_at,
+                    want.reason,
+                    want.has_archive_cutoff,
+                    signature,
+                    is_dual,
                 )
-                for serial, signature in zip(part.group.serials, part.batch.signatures, strict=True)
-            ]
+                answers.append(SignedAnswer(serial, texts[serial], packed))
             work.stored.append(
                 self._store.send_answers(
                     work.desk.issuer.id,
@@ -460,9 +474,4 @@ class Presigner:
 def _messages(desk: Desk, hash_name: str, group: Group, wanted: Mapping[bytes, Wanted]) -> list[bytes]:
     header = group.header
     times = (header.this_update, header.next_update, header.produced_at, header.archive_cutoff)
-    return [desk.message(hash_name, serial, wanted[serial], times) for serial in group.serials]
-
-
-def _packed(desk: Desk, slot: int, wanted: Wanted, signature: bytes) -> bytes:
-    status = (wanted.cert_status, wanted.revoked_at, wanted.reason)
-    return pack_answer(slot, *status, wanted.has_archive_cutoff, signature, desk.is_dual)
+    return desk.messages(hash_name, group.serials, wanted, times)

@@ -38,7 +38,7 @@ from responder.signing.token import (
 from responder.signing.token_keys import TokenMechanism
 from responder.signing.token_wire import FrameReader, Kind, frame, json_frame, pack_octets, read_sign
 
-CHUNK_S = 0.004  # of signing between two looks at what is most urgent
+CHUNK_S = 0.01  # of signing between two looks at what is most urgent
 MOST_IN_CHUNK = 128
 CLOSE_WITHIN_S = 1  # politely; then the kernel ends this process
 

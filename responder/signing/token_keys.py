@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,12 +43,13 @@ class TokenMechanism:
     parameter: bytes = b""
     hash_name: str = ""
 
-    def prepare(self, message: bytes) -> bytes:
-        """Return what C_Sign is to be given for a message."""
+    def prepare(self, messages: Sequence[bytes]) -> list[bytes]:
+        """Return what C_Sign is to be given for each message."""
         if self.prepared == "message":
-            return message
-        digest = getattr(hashlib, self.hash_name)(message).digest()  # twice as fast as hashlib.new
-        return DIGEST_INFO_SHA256 + digest if self.prepared == "digest_info" else bytes(digest)
+            return list(messages)
+        digest = getattr(hashlib, self.hash_name)  # twice as fast as hashlib.new
+        head = DIGEST_INFO_SHA256 if self.prepared == "digest_info" else b""
+        return [head + digest(message).digest() for message in messages]
 
 
 # PKCS#11 v2.40 §2.1.9: hashAlg CKM_SHA256, mgf CKG_MGF1_SHA256, sLen; each a CK_ULONG.

@@ -119,8 +119,7 @@ class AnswerBucket:
     answers: dict[bytes, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SignedAnswer:
+class SignedAnswer(NamedTuple):
     """A packed answer and the status text that was signed: stored only while that text still stands."""
 
     serial_octets: bytes

@@ -115,9 +115,9 @@ def test_what_a_token_is_given_of_a_message() -> None:
             "digest": hashlib.sha256(b"m").digest(),
         }
     )
-    assert pkcs1["message"].prepare(b"m") == b"m"
-    assert pkcs1["digest_info"].prepare(b"m") == info.dump()
-    assert ecdsa["digest"].prepare(b"m") == hashlib.sha384(b"m").digest()
+    assert pkcs1["message"].prepare([b"m"]) == [b"m"]
+    assert pkcs1["digest_info"].prepare([b"m"]) == [info.dump()]
+    assert ecdsa["digest"].prepare([b"m"]) == [hashlib.sha384(b"m").digest()]
 
 
 def test_rsa_numbers() -> None:
