@@ -4,3 +4,6 @@ def pack_answer_reads(status: bytes, answers: bytes, serial_octets: bytes) -> by
     ``status`` and ``answers`` are RESP arrays that lack their last bulk string. Raises ValueError for a serial of 5 000
     octets or more.
     """
+
+def pack_answer_writes(answers: list[tuple[bytes, str, bytes]]) -> bytes:
+    """Pack serial, its hex digits, status text and packed answer of each as RESP bulk strings, four for an answer."""

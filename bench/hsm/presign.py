@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.serve.processes import cpu_seconds, cpu_times, descendants
+from responder.audit_anchor import command_log
 from responder.clock import SystemClock
 from responder.config import load_config
 from responder.log import configure_logging
@@ -92,7 +93,11 @@ def main() -> None:
     path = Path(sys.argv[1])
     configure_logging("bench", "error")
     settings, clock = load_config(path), SystemClock()
-    with opened_signers(settings, str(path), clock) as (issuers, signers), Store.connect(settings, "presign") as store:
+    with (
+        Store.connect(settings, "presign") as store,
+        command_log(settings, path, store),
+        opened_signers(settings, str(path), clock) as (issuers, signers),
+    ):
         one = pipeline.Presigner(store, issuers, signers, clock)
         phases = Phases() if "--phases" in sys.argv else None
         if phases is not None:

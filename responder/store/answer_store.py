@@ -9,6 +9,9 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import hiredis
+
+from fastpath.redis_commands import pack_answer_writes
 from responder.store import layout, scripts, values
 from responder.store.link import Command
 from responder.store.store_base import BULK_BUCKETS, PARTITIONS, StoreBase, batches, made_or_conflict, score_text
@@ -190,9 +193,10 @@ class AnswerStore(StoreBase):
             *(ca, f"{bucket:x}", "1" if replace else "0", layout.HEADER_FIELDS[slot], header),
             *(seen.headers.get(number, b"") for number in range(layout.HEADER_SLOTS)),
         ]
-        for answer in answers:
-            arguments += (answer.serial_octets, answer.serial_octets.hex(), answer.status_text, answer.packed)
-        command = ("EVALSHA", scripts.PUT_ANSWERS.sha, len(keys), *keys, *arguments)
+        head = ("EVALSHA", scripts.PUT_ANSWERS.sha, len(keys), *keys, *arguments)
+        count = b"*%d" % (len(head) + 4 * len(answers))
+        packed_head = hiredis.pack_command(head)
+        command = count + packed_head[packed_head.index(b"\r") :] + pack_answer_writes(list(answers))
         finish = self._link.send_scripts([command], [scripts.PUT_ANSWERS])
         return lambda: made_or_conflict(self._link.good(finish()[0]), ca, bucket)[1]
 

@@ -24,6 +24,7 @@ from responder.store.scripts import Script
 from responder.store.target import Target
 
 Command = tuple[Any, ...]
+Sendable = Command | bytes  # bytes: one command, packed already
 LEAST_VERSION = (6, 2)
 # redis-py's connections are partly untyped.
 _CLASSES: tuple[Any, Any, Any] = (UnixDomainSocketConnection, Connection, SSLConnection)
@@ -138,9 +139,10 @@ class Link:
             self.close()
             raise
 
-    def send(self, commands: Sequence[Command]) -> Pending:
+    def send(self, commands: Sequence[Sendable]) -> Pending:
         """Send a pipeline."""
-        return self.send_packed(b"".join(map(hiredis.pack_command, commands)), len(commands))
+        packed = [one if isinstance(one, bytes) else hiredis.pack_command(one) for one in commands]
+        return self.send_packed(b"".join(packed), len(commands))
 
     def send_packed(self, packed: bytes, count: int) -> Pending:
         """Send a pipeline of ``count`` commands that are spelled in RESP already."""
@@ -173,7 +175,7 @@ class Link:
             raise RedisError(reason)
         self._checked = True
 
-    def pipeline(self, commands: Sequence[Command]) -> list[Any]:
+    def pipeline(self, commands: Sequence[Sendable]) -> list[Any]:
         """Run commands in one round trip; errors of single commands stand among the replies."""
         return self.send(commands).result() if commands else []
 
@@ -191,7 +193,7 @@ class Link:
         """Run commands of which some are EVALSHA; those that met NOSCRIPT have done nothing, and are sent once more."""
         return self.send_scripts(commands, scripts)()
 
-    def send_scripts(self, commands: Sequence[Command], scripts: Sequence[Script]) -> Callable[[], list[Any]]:
+    def send_scripts(self, commands: Sequence[Sendable], scripts: Sequence[Script]) -> Callable[[], list[Any]]:
         """As ``pipeline_scripts``, without waiting: what is returned waits for the replies and returns them."""
         pending = self.send(commands)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastpath.redis_commands import pack_answer_reads
+from fastpath.redis_commands import pack_answer_reads, pack_answer_writes
 from responder.store.edge_store import _begin
 
 
@@ -29,3 +29,16 @@ def test_lengths_of_any_number_of_digits(size: int) -> None:
 def test_a_serial_beyond_reason_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 4999"):
         pack_answer_reads(b"", b"", bytes(5_000))
+
+
+@given(st.lists(st.tuples(st.binary(max_size=40), st.text(max_size=40), st.binary(max_size=5_000)), max_size=20))
+def test_answers_as_a_client_packs_them(answers: list[tuple[bytes, str, bytes]]) -> None:
+    flat = [part for serial, text, packed in answers for part in (serial, serial.hex(), text, packed)]
+    expected = hiredis.pack_command(tuple(flat))
+    assert b"*%d\r\n" % len(flat) + pack_answer_writes(answers) == expected
+
+
+@pytest.mark.parametrize("answer", [(b"1", "good", "1"), (1, "good", b"1"), (b"1", b"good", b"1"), (b"1", "good")])
+def test_what_is_no_answer_is_refused(answer: tuple[object, ...]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        pack_answer_writes([answer])  # type: ignore[list-item]
