@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Self, final
 
 EXTENDED_REVOKE_DER: Final[bytes]
@@ -62,6 +62,23 @@ class ResponseTemplate:
 
         ``singles`` are ``encode_single_response``'s, at least one; ``extensions`` are Extensions that are not critical.
         Raises ValueError for anything else.
+        """
+
+    def stored_answers(
+        self,
+        issuers: list[tuple[str, bytes, bytes]],
+        serials: list[bytes],
+        wanted: Mapping[bytes, tuple[int, int, int, bool, bool, int, int]],
+        this_update: int,
+        next_update: int,
+        produced_at: int,
+        archive_cutoff: int = -1,
+    ) -> list[bytes]:
+        """Build what is signed for answers to be stored, one for each serial: the same as by the functions above.
+
+        ``issuers``: hash name, issuerNameHash and issuerKeyHash of each CertID that an answer speaks of. ``wanted``, a
+        dict: cert_status, revoked_at, reason, whether there is an archiveCutoff, and what is not looked at. Raises
+        ValueError as those functions do, KeyError for a serial that is not wanted.
         """
 
     def response(self, tbs_response_data: bytes, signature: bytes) -> bytes:

@@ -334,6 +334,37 @@ cdef class ResponseTemplate:
             fields.append(wrap(TAG_CONTEXT_1, taken))
         return wrap(0, fields)
 
+    def stored_answers(
+        self,
+        list issuers not None,
+        list serials not None,
+        dict wanted not None,
+        long long this_update,
+        long long next_update,
+        long long produced_at,
+        long long archive_cutoff=NO_TIME,
+    ):
+        cdef list messages = [], singles
+        cdef bytes serial
+        cdef tuple issuer
+        for serial in serials:
+            want = wanted[serial]
+            singles = []
+            for issuer in issuers:
+                singles.append(
+                    encode_single_response(
+                        encode_cert_id(issuer[0], issuer[1], issuer[2], serial),
+                        want[0],
+                        want[1],
+                        want[2],
+                        this_update,
+                        next_update,
+                        archive_cutoff if want[3] else NO_TIME,
+                    )
+                )
+            messages.append(self.tbs_response_data(singles, produced_at))
+        return messages
+
     def response(self, bytes tbs_response_data not None, bytes signature not None):
         check_sequence(tbs_response_data, "tbs_response_data")
         cdef Envelope envelope

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastpath.ocsp_response import encode_single_response
@@ -54,19 +54,20 @@ class Desk:
     def messages(
         self,
         hash_name: str,
-        serials: Sequence[bytes],
+        serials: list[bytes],
         wanted: Mapping[bytes, Wanted],
         times: tuple[int, int, int, int],
     ) -> list[bytes]:
         """Encode what is signed for each serial to be stored; ``times``: thisUpdate, nextUpdate, producedAt, archiveCutoff or -1."""
         names = STORED_HASHES if self.is_dual else (hash_name,)
-        encode, single = self.signer.template.tbs_response_data, self.single_response
-        return [encode([single(name, serial, wanted[serial], times) for name in names], times[2]) for serial in serials]
+        issuer = self.issuer
+        issuers = [(name, issuer.name_hashes[name], issuer.key_hashes[name]) for name in names]
+        return self.signer.template.stored_answers(issuers, serials, wanted, *times)
 
     def single_response(
         self, hash_name: str, serial_octets: bytes, wanted: Wanted, times: tuple[int, int, int, int]
     ) -> bytes:
-        """Encode a SingleResponse; arguments as of ``messages``."""
+        """Encode a SingleResponse; ``times`` as of ``messages``."""
         return encode_single_response(
             self.issuer.cert_id(hash_name, serial_octets),
             wanted.cert_status,

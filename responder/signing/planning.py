@@ -110,18 +110,18 @@ def plan_bucket(
         missing, puts_off = revoked, True
     if not missing and not stale:
         return _finished(moment, stored, [], kept, unsigned, spread, afresh=False, puts_off=puts_off)
-    alone = _grouped(moment, wanted, [*missing, *stale], HEADER_SLOTS)
-    reserved = {slot for slot, header in stored.headers.items() if header.produced_at > moment.now - SLOT_RESERVED_S}
-    free = [slot for slot in range(HEADER_SLOTS) if slot not in stored.used | reserved]
     # With everything missing or half of it stale, one header for all is the better deal.
-    keeps_most = only is not None or is_alone or len(stored.slots) > 2 * len(stale)
-    if keeps_most and (slots := _free_slots(moment, stored, alone, free)) is not None:
-        groups = [
-            Group(slot, _header(moment, times), serials) for slot, (times, serials) in zip(slots, alone, strict=True)
-        ]
-        return _finished(moment, stored, groups, kept, unsigned, spread, afresh=False, puts_off=puts_off)
+    if only is not None or is_alone or len(stored.slots) > 2 * len(stale):
+        alone = _grouped(wanted, [*missing, *stale])
+        slots = _free_slots(moment, stored, alone)
+        if slots is not None:
+            groups = [
+                Group(slot, _header(moment, times), serials)
+                for slot, (times, serials) in zip(slots, alone, strict=True)
+            ]
+            return _finished(moment, stored, groups, kept, unsigned, spread, afresh=False, puts_off=puts_off)
     everything = [serial for serial, want in wanted.items() if moment.can_sign(want)]
-    fresh = _grouped(moment, wanted, everything, HEADER_SLOTS)
+    fresh = _grouped(wanted, everything)
     groups = [Group(slot, _header(moment, times), serials) for slot, (times, serials) in enumerate(fresh)]
     return _finished(moment, stored, groups, set(), unsigned, spread, afresh=True)
 
@@ -156,16 +156,14 @@ def _read(wanted: Mapping[bytes, Wanted], seen: AnswerBucket, is_dual: bool) -> 
 Times = tuple[int, int]  # thisUpdate, nextUpdate
 
 
-def _grouped(
-    moment: Moment, wanted: Mapping[bytes, Wanted], serials: list[bytes], most: int
-) -> list[tuple[Times, list[bytes]]]:
-    """Group serials by the times of their answers, the largest group first, into at most ``most`` groups."""
+def _grouped(wanted: Mapping[bytes, Wanted], serials: list[bytes]) -> list[tuple[Times, list[bytes]]]:
+    """Group serials by the times of their answers, the largest group first, into no more groups than headers."""
     groups: dict[Times, list[bytes]] = {}
     for serial in serials:
         want = wanted[serial]
         groups.setdefault((want.this_update, want.next_update), []).append(serial)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    while len(ordered) > most:
+    while len(ordered) > HEADER_SLOTS:
         # Too many revocations dated ahead, each with its own nextUpdate: two share the earlier of their times, which is
         # as true of the other. The first group, which nearly all belong to, is left alone.
         rest = sorted(ordered[1:], key=lambda item: item[0][1])
@@ -179,12 +177,12 @@ def _header(moment: Moment, times: Times) -> AnswerHeader:
     return AnswerHeader(times[0], times[1], moment.now, moment.signer_id, moment.archive_cutoff)
 
 
-def _free_slots(
-    moment: Moment, stored: _Stored, groups: list[tuple[Times, list[bytes]]], free: list[int]
-) -> list[int] | None:
+def _free_slots(moment: Moment, stored: _Stored, groups: list[tuple[Times, list[bytes]]]) -> list[int] | None:
     """Find a slot for each group: one that holds the very same header, else a free one. None: there are too few."""
     if len(groups) > ALONE_SLOTS:
         return None
+    reserved = {slot for slot, header in stored.headers.items() if header.produced_at > moment.now - SLOT_RESERVED_S}
+    free = [slot for slot in range(HEADER_SLOTS) if slot not in stored.used | reserved]
     same = {header.to_bytes(): slot for slot, header in stored.headers.items()}
     slots: list[int] = []
     for times, _ in groups:

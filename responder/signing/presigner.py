@@ -38,7 +38,7 @@ log = get_logger(__name__)
 LEASE_S = 30.0  # after which a claim that nobody finished is due again
 CLAIM_SIGNING_S = 0.25  # signing that the claims of one moment are worth
 LEAST_ELSEWHERE = 3  # a token signs two buckets, so that no session idles, while another is read and stored
-MOST_CLAIMS = 16
+MOST_CLAIMS = 24
 FINISH_AT = 8  # buckets that are done, of which the store is told in one trip
 MOST_URGENT = 4  # that one such look takes
 URGENT_LOOK_S = 0.05  # between looks at what goes before all that the keys are busy with
@@ -173,7 +173,7 @@ class Presigner:
         with self._giving_back():
             if self._may_sign():
                 # A few at a time: a claim is a trip for one bucket as for several.
-                free = [room for desk in self.desks.values() if (room := self._room(desk)) * 3 >= self._under_way[desk]]
+                free = [room for desk in self.desks.values() if (room := self._room(desk)) * 2 >= self._under_way[desk]]
                 now = self._clock.monotonic()
                 if max(free, default=0) > 0:
                     self._claim(max(free))

@@ -163,6 +163,35 @@ def test_assembled_bytes_are_the_signed_bytes_for_every_shape(key_type: str) -> 
             assert signed == reference.ocsp_response(expected_tbs, algorithm, signature, certs_der)
 
 
+@pytest.mark.parametrize("hash_names", [("sha1",), ("sha256",), ("sha1", "sha256")], ids="-".join)
+def test_a_batch_is_what_is_built_one_by_one(hash_names: tuple[str, ...]) -> None:
+    """The presigner's batches hold the very octets that single answers have."""
+    template = ResponseTemplate(KEY_HASH, SIGNATURE_ALGORITHM_DER["p256"], (CERT,))
+    terms = (THIS_UPDATE, THIS_UPDATE + 4 * DAY_S)
+    cutoff = THIS_UPDATE - 30 * DAY_S
+    issuers = [(name, b"n" * HASH_SIZES[name], b"k" * HASH_SIZES[name]) for name in hash_names]
+    wanted = {
+        serial_of_size(size): (status, REVOKED_AT, reason, has_cutoff, False, *terms)
+        for size, ((status, reason), has_cutoff) in enumerate(product(STATUSES, (False, True)), 1)
+    }
+    serials = list(wanted)[::-1]
+    expected = [
+        template.tbs_response_data(
+            [
+                encode_single_response(
+                    encode_cert_id(*issuer, serial), *wanted[serial][:3], *terms, cutoff if wanted[serial][3] else -1
+                )
+                for issuer in issuers
+            ],
+            THIS_UPDATE + 5,
+        )
+        for serial in serials
+    ]
+    assert template.stored_answers(issuers, serials, wanted, *terms, THIS_UPDATE + 5, cutoff) == expected
+    with pytest.raises(KeyError):
+        template.stored_answers(issuers, [b"\x7f\x7f"], wanted, *terms, THIS_UPDATE + 5, cutoff)
+
+
 @pytest.mark.parametrize("delegated", [True, False], ids=["delegated", "ca-signed"])
 @pytest.mark.parametrize("key_type", KEY_TYPES)
 @pytest.mark.clause("RFC 6960", "4.2.1", "MUST")
