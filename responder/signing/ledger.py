@@ -2,7 +2,7 @@
 
 A line has eight octets of each signature: so whoever holds an answer finds its line, and an answer without a line was not
 signed here. A few answers are named, with the hash of what was signed. Answers share a line, and nothing is hashed that many
-share: that is why it costs little (ADR 9).
+share: that is why it costs little (ADR 11).
 """
 
 from __future__ import annotations
