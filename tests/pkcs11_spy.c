@@ -3,6 +3,7 @@
  * Built by tests/softhsm.py. Only what a real token does to us and SoftHSM cannot be made to do is spelled out
  * here; every other call goes straight to the module named by SPY_MODULE. Its orders are files in SPY_DIRECTORY:
  *   logins       it appends one octet for each C_Login, and initialisations one for each C_Initialize
+ *   login-hang   C_Login does not return while it is there
  *   sign         C_Sign returns the hexadecimal CK_RV in it
  *   flags        hexadecimal CK_FLAGS that C_GetTokenInfo adds
  *   mechanisms   hexadecimal mechanism types that C_GetMechanismList leaves out, one a line
@@ -67,6 +68,7 @@ static CK_ULONG spy_initialize(void *arguments) {
 
 static CK_ULONG spy_login(CK_ULONG session, CK_ULONG user, unsigned char *pin, CK_ULONG length) {
     count("logins");
+    while (given("login-hang")) usleep(10000);
     return ((CK_ULONG (*)(CK_ULONG, CK_ULONG, unsigned char *, CK_ULONG))real->call[C_LOGIN])(session, user, pin, length);
 }
 

@@ -82,7 +82,7 @@ def _sign(store: Store, watch: SignerWatch, clock: Clock, stop: Stop) -> None:
     announce_ready()
     log.info("signing", cas=sorted(desk.issuer.name for desk in presigner.desks.values()))
     while not stop.is_set():
-        for issuer, signer in watch.look():
+        for issuer, signer in watch.look(presigner.signs_with):
             put_desk(presigner.desks, store, issuer, signer, clock)
         presigner.turn()
         live.serve(IDLE_S if presigner.is_idle else 0.0)

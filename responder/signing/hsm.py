@@ -124,7 +124,7 @@ class TokenHost:
         try:
             self._socket.sendall(data)
         except OSError as error:
-            self._lost(f"the process of {self.label} does not listen: {error}")
+            self.give_up(f"the process of {self.label} does not listen: {error}")
 
     def add(self, number: int, job: Signing, data: bytes) -> None:
         """Send a job."""
@@ -139,14 +139,14 @@ class TokenHost:
             if not select.select([self._socket], [], [], timeout_s)[0]:
                 limit_s = OPEN_WITHIN_S if any(not key.is_open for key in self.keys.values()) else STUCK_AFTER_S
                 if self._jobs and time.monotonic() - self._heard_at > limit_s:
-                    self._lost(f"{self.label} has not replied for {limit_s:.0f} s; its process is ended")
+                    self.give_up(f"{self.label} has not replied for {limit_s:.0f} s; its process is ended")
                 return
             try:
                 data = self._socket.recv(READ_OCTETS)
             except OSError:
                 data = b""
             if not data:
-                self._lost(f"the process of {self.label} has ended{self._how()}")
+                self.give_up(f"the process of {self.label} has ended{self._how()}")
                 return
             self._heard_at = time.monotonic()
             for kind, number, payload in self._reader.feed(data):
@@ -181,7 +181,8 @@ class TokenHost:
             return ""
         return f" by signal {-code}" if code < 0 else f" with code {code}"
 
-    def _lost(self, text: str) -> None:
+    def give_up(self, text: str) -> None:
+        """End a process that is gone, or good for nothing any more."""
         log.error("token_process_lost", reason=text)
         self._drop(text)
 
@@ -196,7 +197,10 @@ class TokenHost:
             key.lost(text)
 
     def end(self, within_s: float = END_WITHIN_S) -> None:
-        """Have the process end, and see that it does."""
+        """Have the process end, and see that it does; what it still owes has failed."""
+        for job in self._jobs.values():
+            job.error = SignerUnavailable(f"{self.label} is closed")
+        self._jobs.clear()
         connection, self._socket = self._socket, None
         process, self._process = self._process, None
         if connection is not None:
@@ -305,7 +309,8 @@ class HSMSigner:
         while not self._public_key_der and self._failure is None:
             left = until - time.monotonic()
             if left <= 0:
-                self._failure = ("unavailable", f"{self._host.label} was not opened within {OPEN_WITHIN_S:.0f} s")
+                # Its module hangs, and would keep every later try waiting too.
+                self._host.give_up(f"{self._host.label} was not opened within {OPEN_WITHIN_S:.0f} s")
                 break
             self._host.poll(left)
         if self._failure is not None:

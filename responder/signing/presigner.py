@@ -195,6 +195,10 @@ class Presigner:
         """Nothing is claimed."""
         return not (self._works or self._sent or self._finished)
 
+    def signs_with(self, signer: ResponseSigner) -> bool:
+        """Say whether something is under way with a signer, though another may have its desk by now."""
+        return any(works for desk, works in self._under_way.items() if desk.signer is signer)
+
     def give_back(self) -> None:
         """Let go of what is claimed: it is due again at once, for whoever comes next."""
         works, finished = [*self._works, *self._sent], self._finished

@@ -8,6 +8,7 @@ presigning role between two batches; knows no store and no answers.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -198,16 +199,18 @@ class SignerWatch:
         """The signers to be used now, by the CA's id in the store."""
         return {seat.issuer.id: seat.signer for seat in self._seats if seat.signer is not None}
 
-    def look(self) -> list[tuple[Issuer, ResponseSigner]]:
+    def look(
+        self, is_in_use: Callable[[ResponseSigner], bool] = lambda _: False
+    ) -> list[tuple[Issuer, ResponseSigner]]:
         """Return the CAs whose signer is another one from now on; looks at files once in LOOK_EVERY_S.
 
-        Signers that were replaced are closed at the next look, when nobody signs with them any more.
+        A signer that was replaced is closed at a later look, once it is not ``is_in_use`` any more.
         """
         monotonic = self._clock.monotonic()
         if monotonic < self._look_at:
             return []
         self._look_at = monotonic + LOOK_EVERY_S
-        self._close_retired()
+        self._close_retired(is_in_use)
         fresh: list[tuple[Issuer, ResponseSigner]] = []
         for seat in self._seats:
             changed, outgoing = seat.look(self._clock.now(), monotonic)
@@ -219,14 +222,18 @@ class SignerWatch:
 
     def close(self) -> None:
         """Let go of every key."""
-        self._close_retired()
+        self._close_retired(lambda _: False)
         for seat in self._seats:
             if seat.signer is not None:
                 seat.signer.close()
 
-    def _close_retired(self) -> None:
-        while self._retired:
-            self._retired.pop().close()
+    def _close_retired(self, is_in_use: Callable[[ResponseSigner], bool]) -> None:
+        retired, self._retired = self._retired, []
+        for signer in retired:
+            if is_in_use(signer):
+                self._retired.append(signer)
+            else:
+                signer.close()
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from responder.errors import ConfigError, InvariantBroken, SignerUnavailable
+from responder.signing import hsm
 from responder.signing.algorithms import RSAPadding, public_key_to_der, verify_signature
 from responder.signing.hsm import HSMSigner, _hosts, open_hsm_key
 from responder.signing.pins import PinSource
@@ -434,6 +435,37 @@ def test_token_that_goes_and_comes_back(softhsm: MakeToken, spy: Spy, open_key: 
     away.rename(tokens)
     assert verify_signature(key.public_key_der, key.signature_algorithm_der, key.sign([b"m"])[0], b"m")
     assert spy.login_count == 2
+
+
+def test_token_that_hangs_while_it_is_opened(
+    softhsm: MakeToken, spy: Spy, open_key: OpenKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given up after a while; the next try does not stand behind the one that hangs."""
+    token = softhsm()
+    token.import_key(key_of("p256", "hsm"), "signer", b"\x01")
+    uri = token.uri("signer", module=spy.module)
+    spy.order("login-hang", "")
+    with monkeypatch.context() as patched:
+        patched.setattr(hsm, "OPEN_WITHIN_S", 0.2)
+        with pytest.raises(SignerUnavailable, match="was not opened within"):
+            open_key(uri, token.pin_file)
+        assert not _hosts
+    spy.withdraw("login-hang")
+    assert open_key(uri, token.pin_file).sign(MESSAGES)
+
+
+def test_closed_key_owes_nothing(softhsm: MakeToken, spy: Spy, open_key: OpenKey) -> None:
+    """Whoever waits for signatures learns that there will be none."""
+    token = softhsm()
+    token.import_key(key_of("p256", "hsm"), "signer", b"\x01")
+    key = open_key(token.uri("signer", module=spy.module), token.pin_file)
+    spy.order("hang", "")
+    job = key.submit(MESSAGES, urgent=False)
+    assert not job.done
+    key.close()
+    assert job.done
+    with pytest.raises(SignerUnavailable, match="is closed"):
+        job.result()
 
 
 def test_pin_changed_while_running(softhsm: MakeToken, spy: Spy, open_key: OpenKey) -> None:

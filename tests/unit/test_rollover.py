@@ -19,7 +19,7 @@ from fastpath.ocsp_response import AnswerHeader
 from responder import live, metrics
 from responder.clock import format_utc
 from responder.config import DAY_S, HOUR_S, load_config
-from responder.errors import ConfigError
+from responder.errors import ConfigError, SignerUnavailable
 from responder.issuers import Issuers
 from responder.live import Question, ReplyKind
 from responder.model import serial_to_octets
@@ -60,9 +60,13 @@ class Office:
         while self.room.clock.monotonic() < end:
             self.room.clock.advance(min(step_s, end - self.room.clock.monotonic()))
             self.room.set_as_of()
-            for issuer, signer in self.watch.look():
-                put_desk(self.presigner.desks, self.room.store, issuer, signer, self.room.clock)
+            self.look()
             self.presigner.run_until_idle()
+
+    def look(self) -> None:
+        """Take up whoever signs from now on."""
+        for issuer, signer in self.watch.look(self.presigner.signs_with):
+            put_desk(self.presigner.desks, self.room.store, issuer, signer, self.room.clock)
 
     def ask(self, serial: int = 1) -> ocsp.OCSPResponse:
         """Have a question with a nonce answered live; the answer is verified with the certificate that it carries."""
@@ -180,6 +184,30 @@ def test_a_replaced_pair_signs_from_then_on(open_office: Callable[..., Office]) 
     install(room, make_signer(room.ca, room.key_type, file_name="third", label="ocsp"))
     office.pass_time()
     assert office.signs_with() != second.certificate
+
+
+def test_what_is_under_way_is_finished_with_the_old_key(open_office: Callable[..., Office]) -> None:
+    """However long it takes: the old key is closed after that, and nothing fails meanwhile."""
+    office = open_office()
+    room = office.room
+    old, desks = office.watch.signers[room.issuer.id], office.presigner.desks
+    room.clock.advance(2 * DAY_S)
+    room.set_as_of()
+    desks[room.issuer.id].press.slice_size = 1
+    office.presigner.turn()
+    assert office.presigner.signs_with(old)
+    install(room, new_signer(room))
+    for _ in range(5):
+        room.clock.advance(1)
+        office.look()
+    assert desks[room.issuer.id].signer is not old
+    old.signer.sign([b"open"])
+    assert office.presigner.run_until_idle() > 0
+    assert not office.presigner.signs_with(old)
+    assert len(room.all_stored(SERIALS)) == len(SERIALS)
+    office.pass_time()
+    with pytest.raises(SignerUnavailable, match="closed"):
+        old.signer.sign([b"closed"])
 
 
 def test_certificate_first_and_key_a_moment_later(open_office: Callable[..., Office]) -> None:
