@@ -2,7 +2,7 @@
  *
  * Built by tests/softhsm.py. Only what a real token does to us and SoftHSM cannot be made to do is spelled out
  * here; every other call goes straight to the module named by SPY_MODULE. Its orders are files in SPY_DIRECTORY:
- *   logins       it appends one octet for each C_Login, and initialisations one for each C_Initialize
+ *   logins       it appends one octet for each C_Login, initialisations one for each C_Initialize, opened and closed for sessions
  *   login-hang   C_Login does not return while it is there
  *   sign         C_Sign returns the hexadecimal CK_RV in it
  *   flags        hexadecimal CK_FLAGS that C_GetTokenInfo adds
@@ -26,7 +26,7 @@ typedef unsigned long CK_ULONG;
 typedef void *function;
 
 /* PKCS#11 v2.40 §3: CK_FUNCTION_LIST is CK_VERSION and then the functions in a fixed order. */
-enum { C_INITIALIZE = 0, C_GET_FUNCTION_LIST = 3, C_GET_SLOT_LIST = 4, C_GET_TOKEN_INFO = 6, C_GET_MECHANISM_LIST = 7, C_LOGIN = 18, C_SIGN = 43, COUNT = 68 };
+enum { C_INITIALIZE = 0, C_GET_FUNCTION_LIST = 3, C_GET_SLOT_LIST = 4, C_GET_TOKEN_INFO = 6, C_GET_MECHANISM_LIST = 7, C_OPEN_SESSION = 12, C_CLOSE_SESSION = 13, C_LOGIN = 18, C_SIGN = 43, COUNT = 68 };
 struct function_list { unsigned char version[2]; function call[COUNT]; };
 
 enum { CKR_GENERAL_ERROR = 5, CKR_DEVICE_REMOVED = 0x32, TOKEN_INFO_FLAGS_OFFSET = 96 }; /* label, manufacturer, model, serial: 32+32+16+16 */
@@ -70,6 +70,16 @@ static CK_ULONG spy_login(CK_ULONG session, CK_ULONG user, unsigned char *pin, C
     count("logins");
     while (given("login-hang")) usleep(10000);
     return ((CK_ULONG (*)(CK_ULONG, CK_ULONG, unsigned char *, CK_ULONG))real->call[C_LOGIN])(session, user, pin, length);
+}
+
+static CK_ULONG spy_open_session(CK_ULONG slot, CK_ULONG flags, void *application, function notify, CK_ULONG *session) {
+    count("opened");
+    return ((CK_ULONG (*)(CK_ULONG, CK_ULONG, void *, function, CK_ULONG *))real->call[C_OPEN_SESSION])(slot, flags, application, notify, session);
+}
+
+static CK_ULONG spy_close_session(CK_ULONG session) {
+    count("closed");
+    return ((CK_ULONG (*)(CK_ULONG))real->call[C_CLOSE_SESSION])(session);
 }
 
 static CK_ULONG spy_get_slot_list(unsigned char present, CK_ULONG *list, CK_ULONG *length) {
@@ -127,6 +137,8 @@ CK_ULONG C_GetFunctionList(struct function_list **list) {
         spy.call[C_GET_SLOT_LIST] = (function)spy_get_slot_list;
         spy.call[C_GET_TOKEN_INFO] = (function)spy_get_token_info;
         spy.call[C_GET_MECHANISM_LIST] = (function)spy_get_mechanism_list;
+        spy.call[C_OPEN_SESSION] = (function)spy_open_session;
+        spy.call[C_CLOSE_SESSION] = (function)spy_close_session;
         spy.call[C_LOGIN] = (function)spy_login;
         spy.call[C_SIGN] = (function)spy_sign;
     }

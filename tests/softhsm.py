@@ -158,7 +158,15 @@ class Spy:
     @property
     def login_count(self) -> int:
         """How often C_Login was called."""
-        path = self.directory / "logins"
+        return self._count("logins")
+
+    @property
+    def open_sessions(self) -> int:
+        """How many sessions were opened and not closed, where no process has ended."""
+        return self._count("opened") - self._count("closed")
+
+    def _count(self, name: str) -> int:
+        path = self.directory / name
         return len(path.read_bytes()) if path.exists() else 0
 
 

@@ -154,6 +154,8 @@ class TokenHost:
             timeout_s = 0.0
 
     def _take(self, kind: Kind, number: int, payload: bytes) -> None:
+        if self._socket is None or kind is Kind.SIGNING:
+            return  # nothing more is believed of a process that was dropped; that it still signs was noted by the caller
         if kind is Kind.SIGNED:
             self._jobs.pop(number).signatures = unpack_octets(payload)
             return
@@ -161,9 +163,15 @@ class TokenHost:
             failed = json.loads(payload)
             if (key := self.keys.pop(number, None)) is not None:
                 key.not_opened(failed["error"], failed["text"], pin_refused=failed["pin_refused"])
-            if number in self._jobs or not self.keys:
-                # Nothing that a process holds whose token failed is trusted any more.
+            job = self._jobs.pop(number, None)
+            if job is not None:
+                job.error = SignerUnavailable(failed["text"])
+            if not self.keys or (job is not None and not self._jobs):
+                # Nothing that a process holds whose token failed is trusted any more. Where it still owes another key's jobs,
+                # it ends by itself if the token is to blame; if it was that one key, the others sign on.
                 self._drop(failed["text"])
+            elif key is not None:
+                self.send(frame(Kind.CLOSE, number))
             return
         key = self.keys.get(number)
         if key is None:
@@ -188,21 +196,18 @@ class TokenHost:
 
     def _drop(self, text: str) -> None:
         """End the process, and fail what it owed."""
-        jobs, self._jobs = self._jobs, {}
         keys, self.keys = self.keys, {}
-        self.end(within_s=0.0)
-        for job in jobs.values():
-            job.error = SignerUnavailable(text)
+        self.end(text, within_s=0.0)
         for key in keys.values():
             key.lost(text)
 
-    def end(self, within_s: float = END_WITHIN_S) -> None:
-        """Have the process end, and see that it does; what it still owes has failed."""
-        for job in self._jobs.values():
-            job.error = SignerUnavailable(f"{self.label} is closed")
-        self._jobs.clear()
+    def end(self, text: str = "the key is closed", within_s: float = END_WITHIN_S) -> None:
+        """Have the process end, and see that it does; what it owed has failed."""
         connection, self._socket = self._socket, None
         process, self._process = self._process, None
+        jobs, self._jobs = self._jobs, {}
+        for job in jobs.values():
+            job.error = SignerUnavailable(text)
         if connection is not None:
             connection.close()
         if process is not None:
@@ -210,7 +215,10 @@ class TokenHost:
                 process.wait(within_s)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                try:
+                    process.wait(END_WITHIN_S)
+                except subprocess.TimeoutExpired:  # in a driver that does not let go; subprocess takes its end in later
+                    log.error("token_process_not_ended", pid=process.pid)
 
 
 class HSMSigner:
@@ -287,8 +295,8 @@ class HSMSigner:
         """Let go of the key; the last key of a token ends its process."""
         if not self._closed:
             self._closed = True
-            self._host.keys.pop(self._number, None)
-            self._host.send(frame(Kind.CLOSE, self._number))
+            if self._host.keys.pop(self._number, None) is not None:
+                self._host.send(frame(Kind.CLOSE, self._number))
             _release(self._host)
 
     # --- opening --------------------------------------------------------------------------------------------------

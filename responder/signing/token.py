@@ -56,7 +56,8 @@ class Token:
         self.logged_in = False
         self.bears_threads = True
         self.turn: AbstractContextManager[Any] = nullcontext()
-        self._session: Any = None  # the one that logged in, until a key takes it
+        self._session: Any = None  # the one that logged in, until a key takes it; later one that a key let go
+        self._session_lock = threading.Lock()
         self._lib, self.module = self._initialise()
         self._token = self._find()
         self.name = name_token(self._token)
@@ -112,11 +113,21 @@ class Token:
 
     def new_session(self) -> Any:
         """Return a session that nobody uses; the token's one login holds for all of them."""
-        if self._session is not None:
+        with self._session_lock:
             session, self._session = self._session, None
+        if session is not None:
             return session
         with self.turn:
             return self._token.open()
+
+    def let_go(self, session: Any) -> None:
+        """Take back a session; one is kept, since the login ends with the last."""
+        with self._session_lock:
+            if self._session is None:
+                self._session = session
+                return
+        with self.turn:
+            session.close()
 
     def log_in(self, read_pin: Callable[[], str]) -> None:
         """Log in, where the token wants that. Raises SignerUnavailable, PinRefused; ValueError where there is no PIN."""

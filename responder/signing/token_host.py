@@ -40,6 +40,7 @@ from responder.signing.token_wire import FrameReader, Kind, frame, json_frame, p
 
 CHUNK_S = 0.01  # of signing between two looks at what is most urgent
 MOST_IN_CHUNK = 128
+PROGRESS_EVERY_S = 0.5  # of a long job the parent hears at least so often, as long as the token signs
 CLOSE_WITHIN_S = 1  # politely; then the kernel ends this process
 
 
@@ -49,6 +50,7 @@ class Host:
     def __init__(self, to_parent: socket.socket) -> None:
         self._socket = to_parent
         self._send_lock = threading.Lock()
+        self._sent_at = 0.0  # monotonic
         self._open_lock = threading.Lock()  # finding and logging in is done by one thread at a time
         self._keys: dict[int, _Key] = {}
         self._pins: dict[int, _Answer] = {}
@@ -82,12 +84,19 @@ class Host:
         """Send a frame; any thread."""
         with self._send_lock:
             self._socket.sendall(data)
+            self._sent_at = time.monotonic()
+
+    def tell_progress(self) -> None:
+        """Let the parent know that the token signs, though nothing is done; any thread."""
+        if time.monotonic() - self._sent_at >= PROGRESS_EVERY_S:
+            self.send(frame(Kind.SIGNING, 0))
 
     def ask_for_pin(self, job: int) -> str:
         """Have the parent read the PIN; raises ValueError where it has none."""
         answer = self._pins[job] = _Answer()
         self.send(frame(Kind.NEED_PIN, job))
         answer.there.wait()
+        del self._pins[job]
         if answer.pin is None:
             raise ValueError(answer.problem)
         return answer.pin
@@ -140,6 +149,7 @@ class _Key:
         self._queues: dict[int, deque[_Job]] = {}
         self._more = threading.Condition()
         self._closed = False
+        self._problem = "the key is closed"
         self._seconds_each = CHUNK_S
         self._sessions = int(wanted["sessions"])
         self._mechanism: TokenMechanism
@@ -157,6 +167,8 @@ class _Key:
             self._give_up("unavailable", text, pin_refused=isinstance(error, PinRefused))
         except ValueError as error:
             self._give_up("config", str(error))
+        except Exception as error:  # somebody else's code: whatever it is, the parent is not kept waiting
+            self._give_up("unavailable", why(error))
         else:
             for session, key in sessions[1:]:
                 threading.Thread(target=self._work, args=(session, key), daemon=True).start()
@@ -164,7 +176,7 @@ class _Key:
 
     def _give_up(self, error: str, text: str, *, pin_refused: bool = False) -> None:
         with self._more:
-            self._closed = True
+            self._closed, self._problem = True, text
             jobs = [job for queue in self._queues.values() for job in queue]
         self._host.fail(self._number, error, text, pin_refused=pin_refused)
         for job in jobs:
@@ -172,8 +184,15 @@ class _Key:
 
     def _open(self) -> list[tuple[Any, int]]:
         """Find the key in each session; tells the parent what it is. Raises ValueError for what an operator must mend."""
-        known = [serialization.load_der_public_key(bytes.fromhex(der)) for der in self._wanted["known"]]
         session = self._token.new_session()
+        try:
+            return self._open_in(session)
+        except BaseException:
+            self._token.let_go(session)  # of a key that is not there there may be many tries
+            raise
+
+    def _open_in(self, session: Any) -> list[tuple[Any, int]]:
+        known = [serialization.load_der_public_key(bytes.fromhex(der)) for der in self._wanted["known"]]
         key = find_key(session, self._uri)
         public_key = public_key_of(session, key, known)
         scheme = scheme_of(public_key, self._wanted["rsa_padding"])
@@ -205,7 +224,7 @@ class _Key:
                 self._queues.setdefault(priority, deque()).append(job)
                 self._more.notify_all()
                 return
-        self._host.fail(job.number, "unavailable", "the key is not open")
+        self._host.fail(job.number, "unavailable", self._problem)
 
     def close(self) -> None:
         """Let the threads end once they have signed what they took."""
@@ -242,7 +261,7 @@ class _Key:
                     signatures = token.module.sign(
                         session.handle, key, mechanism, parameter, messages, coordinate_bytes
                     )
-            except (CryptokiError, ValueError) as error:
+            except Exception as error:
                 # Whatever it is, nothing that this process holds is trusted any more: the next one starts afresh.
                 self._host.fail(job.number, "unavailable", f"{self._uri.describe_token()} failed to sign: {why(error)}")
                 os._exit(1)
@@ -254,6 +273,9 @@ class _Key:
                 done = job.left == 0
             if done:
                 self._host.send(frame(Kind.SIGNED, job.number, pack_octets(job.signatures)))
+            else:
+                self._host.tell_progress()
+        token.let_go(session)
 
 
 def main() -> None:

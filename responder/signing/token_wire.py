@@ -30,6 +30,7 @@ class Kind(IntEnum):
     SIGNED = 11  # signatures, as many and in the order of the messages
     FAILED = 12  # JSON: error ("config" or "unavailable"), text, pin_refused
     NEED_PIN = 13  # the job cannot go on without
+    SIGNING = 14  # no job's: some messages more are signed
 
 
 def frame(kind: Kind, job: int, payload: bytes = b"") -> bytes:
@@ -54,16 +55,16 @@ def read_sign(payload: bytes) -> tuple[int, int, list[bytes]]:
 
 
 def pack_octets(items: Sequence[bytes]) -> bytes:
-    """Encode octet strings of less than 64 KiB each: count, lengths, contents."""
-    return struct.pack(f">I{len(items)}H", len(items), *map(len, items)) + b"".join(items)
+    """Encode octet strings: count, lengths, contents."""
+    return struct.pack(f">I{len(items)}I", len(items), *map(len, items)) + b"".join(items)
 
 
 def unpack_octets(data: bytes) -> list[bytes]:
     """Read what ``pack_octets`` wrote."""
     (count,) = struct.unpack_from(">I", data)
-    at = 4 + 2 * count
+    at = 4 + 4 * count
     items = []
-    for length in struct.unpack_from(f">{count}H", data, 4):
+    for length in struct.unpack_from(f">{count}I", data, 4):
         items.append(data[at : at + length])
         at += length
     return items

@@ -136,7 +136,9 @@ def test_generated_ed25519_signs(softhsm: MakeToken, open_key: OpenKey) -> None:
     token.generate_ed25519("signer", b"\x02")
     key = open_key(token.uri("", b"\x02"), token.pin_file)
     assert key.signature_algorithm_der == bytes.fromhex("300506032b6570")
-    for message, signature in zip(MESSAGES, key.sign(MESSAGES), strict=True):
+    # The last one as long as a live answer with 256 SHA-512 CertIDs.
+    messages = [*MESSAGES, b"long" * 20_000]
+    for message, signature in zip(messages, key.sign(messages), strict=True):
         assert verify_signature(key.public_key_der, key.signature_algorithm_der, signature, message)
 
 
@@ -506,6 +508,47 @@ def test_another_key_under_the_same_name(softhsm: MakeToken, spy: Spy, open_key:
     token.import_key(key_of("p256", "another"), "signer", b"\x01")
     with pytest.raises(SignerUnavailable, match="now holds another key"):
         key.sign([b"m"])
+
+
+def test_a_key_that_is_gone_costs_its_neighbours_nothing(softhsm: MakeToken, spy: Spy, open_key: OpenKey) -> None:
+    """One key is deleted from the token: the other signs on, with its login; neither tries nor closing take anything."""
+    token = softhsm()
+    token.import_key(key_of("p256", "hsm"), "stays", b"\x01")
+    token.import_key(key_of("p256", "ocsp"), "goes", b"\x02")
+    stays = open_key(token.uri("stays", module=spy.module), token.pin_file)
+    goes = open_key(token.uri("goes", module=spy.module), token.pin_file)
+    (host,) = _hosts.values()
+    assert host._process is not None
+    host._process.kill()
+    token.script("[one.destroy() for one in list(session.get_objects({Attribute.LABEL: 'goes'}))]\n")
+    with pytest.raises(SignerUnavailable, match="the process of token"):
+        stays.sign([b"m"])
+    assert stays.sign([b"m"])
+    logins, sessions = spy.login_count, spy.open_sessions
+    spy.order("delay", f"{20_000:x}")
+    job = stays.submit([b"m"] * 50, urgent=False)
+    for _ in range(4):
+        with pytest.raises(SignerUnavailable, match="no private key"):
+            goes.sign([b"m"])
+    assert not job.done
+    goes.close()
+    spy.withdraw("delay")
+    assert len(job.result()) == 50
+    assert stays.sign([b"m"])
+    assert spy.login_count == logins
+    assert spy.open_sessions <= sessions + 1, "one is kept for the next key"
+
+
+def test_a_slow_token_is_not_taken_for_a_stuck_one(
+    softhsm: MakeToken, spy: Spy, open_key: OpenKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that takes longer than a token may be silent is signed, since the token is heard of meanwhile."""
+    token = softhsm()
+    token.import_key(key_of("p256", "hsm"), "signer", b"\x01")
+    key = open_key(token.uri("signer", module=spy.module), token.pin_file)
+    monkeypatch.setattr(hsm, "STUCK_AFTER_S", 1.0)
+    spy.order("delay", f"{50_000:x}")
+    assert len(key.submit([b"m"] * 40, urgent=False).result(60.0)) == 40
 
 
 def test_signature_of_zeros_is_refused(softhsm: MakeToken, spy: Spy, open_key: OpenKey) -> None:
