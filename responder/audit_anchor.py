@@ -58,7 +58,6 @@ class Anchors:
             if head is not None:
                 self._anchor(name, head)
                 self._seen[name] = place
-        metrics.AUDIT_ANCHORED.set(self._clock.now())
         if self._clock.monotonic() - self._told_at >= TOLD_EVERY_S:
             self.tell()
 
@@ -144,9 +143,11 @@ def _keep(config: Config, role: Role, stop: Stop) -> None:
         try:
             # Anew after each failure: the embedded server may come up, or come up elsewhere, at any time.
             with Store.connect(config, role) as store:
-                kept = Anchors(store, audit.directory_of(config), config.audit.machine_name, SystemClock())
+                clock = SystemClock()
+                kept = Anchors(store, audit.directory_of(config), config.audit.machine_name, clock)
                 while not stop.is_set():
                     kept.move_on()
+                    metrics.AUDIT_ANCHORED.labels(role).set(clock.now())
                     failed = False
                     stop.wait(ANCHOR_EVERY_S)
                 kept.move_on()

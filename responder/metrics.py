@@ -182,6 +182,7 @@ AUDIT_FAILURES = Counter(
 )
 AUDIT_ANCHORED = Gauge(
     "revocast_audit_anchored_seconds",
-    "POSIX second at which the audit logs' last lines were last seen to be anchored in Redis.",
-    multiprocess_mode="min",
+    "POSIX second at which a role last saw the audit logs' last lines anchored in Redis.",
+    ["role"],
+    multiprocess_mode="mostrecent",
 )

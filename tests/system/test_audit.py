@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,14 @@ def events(running: Revocast, event: str) -> list[dict[str, Any]]:
     return [one for one in found if one["event"] == event]
 
 
+def anchored(running: Revocast) -> dict[str, float]:
+    """Return by role when the metrics say that it last saw the logs anchored."""
+    text = running.get("/metrics", running.admin)[2].decode()
+    return {
+        role: float(at) for role, at in re.findall(r'^revocast_audit_anchored_seconds\{role="(.*)"\} (.*)$', text, re.M)
+    }
+
+
 def test_a_run_is_proven_from_start_to_stop(tmp_path: Path) -> None:
     ca = make_ca(tmp_path / "ca", delegated=True)
     leaf = make_leaf(ca)
@@ -44,6 +54,8 @@ def test_a_run_is_proven_from_start_to_stop(tmp_path: Path) -> None:
         (presign,) = [line for line in events(running, "role_started") if line["role"] == "presign"]
         os.kill(presign["pid"], signal.SIGKILL)
         wait_until("the next presigner", lambda: len(events(running, "role_ended")) > 0)
+        ended_at = time.time()
+        wait_until("both roles' anchors", lambda: [at > ended_at for at in anchored(running).values()] == [True, True])
         running.config.write_text("nonsense")
         assert running.process is not None
         running.process.send_signal(signal.SIGHUP)
