@@ -18,6 +18,9 @@ class Cryptoki:
     def finalize(self) -> None:
         """Call C_Finalize, whatever it returns: a device that is gone may fail here too."""
 
+    def close_session(self, session: int) -> None:
+        """Call C_CloseSession, whatever it returns."""
+
     def sign(
         self,
         session: int,

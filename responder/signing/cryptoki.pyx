@@ -1,8 +1,8 @@
-"""PKCS#11 calls that python-pkcs11 cannot make: initialising with locks, and signing a batch without the interpreter.
+"""PKCS#11 calls that python-pkcs11 cannot make: initialising with locks, closing a session, signing without the interpreter.
 
 python-pkcs11 calls ``C_Initialize(NULL)``, which promises the module one thread at a time, and its own loop costs 7 µs a
 signature. Sessions and keys come from it, by their handles; the module's function list is the same one, since a shared
-library is loaded once a process. PKCS#11 v2.40 §3 (CK_FUNCTION_LIST), §5.4 (C_Initialize), §5.11 (C_Sign).
+library is loaded once a process. PKCS#11 v2.40 §3 (CK_FUNCTION_LIST), §5.4 (C_Initialize), §5.6 (C_CloseSession), §5.11 (C_Sign).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -27,6 +27,9 @@ cdef extern from *:
         return ((ck_ulong (*)(void *))list->call[0])(arguments);
     }
     static void call_finalize(ck_function_list *list) { ((ck_ulong (*)(void *))list->call[1])(0); }
+    static void call_close_session(ck_function_list *list, ck_ulong session) {
+        ((ck_ulong (*)(ck_ulong))list->call[13])(session);
+    }
     static ck_ulong call_sign_init(ck_function_list *list, ck_ulong session, ck_mechanism *mechanism, ck_ulong key) {
         return ((ck_ulong (*)(ck_ulong, ck_mechanism *, ck_ulong))list->call[42])(session, mechanism, key);
     }
@@ -53,6 +56,7 @@ cdef extern from *:
     ctypedef ck_ulong (*ck_get_function_list)(ck_function_list **) noexcept nogil
     ck_ulong call_initialize(ck_function_list *, void *) noexcept nogil
     void call_finalize(ck_function_list *) noexcept nogil
+    void call_close_session(ck_function_list *, ck_ulong) noexcept nogil
     ck_ulong call_sign_init(ck_function_list *, ck_ulong, ck_mechanism *, ck_ulong) noexcept nogil
     ck_ulong call_sign(ck_function_list *, ck_ulong, const char *, ck_ulong, unsigned char *, ck_ulong *) noexcept nogil
 
@@ -129,6 +133,11 @@ cdef class Cryptoki:
         """Call C_Finalize, whatever it returns: a device that is gone may fail here too."""
         with nogil:
             call_finalize(self._functions)
+
+    def close_session(self, ck_ulong session):
+        """Call C_CloseSession, whatever it returns."""
+        with nogil:
+            call_close_session(self._functions, session)
 
     def sign(self, ck_ulong session, ck_ulong key, ck_ulong mechanism, bytes parameter, list messages, Py_ssize_t coordinate_bytes):
         """Sign each message, in order and without the interpreter's lock; returns BIT STRING octets.

@@ -40,6 +40,7 @@ CLAIM_SIGNING_S = 0.25  # signing that the claims of one moment are worth
 LEAST_ELSEWHERE = 3  # a token signs two buckets, so that no session idles, while another is read and stored
 MOST_CLAIMS = 24
 FINISH_AT = 8  # buckets that are done, of which the store is told in one trip
+FINISH_WITHIN_S = 0.5  # and no later than that: a slow key's next ones may take longer than the lease
 MOST_URGENT = 4  # that one such look takes
 URGENT_LOOK_S = 0.05  # between looks at what goes before all that the keys are busy with
 WAIT_S = 0.005  # for a token's signatures, between two looks at questions
@@ -116,6 +117,7 @@ class Presigner:
         self._under_way: Counter[Desk] = Counter()  # how many of these, by CA
         self._sent: deque[_Work] = deque()  # signed, being stored
         self._finished: list[Finished] = []  # stored; the store is still to be told when they are due again
+        self._finished_since = 0.0  # monotonic: the first of them
         self._urgent_looked_at = float("-inf")  # monotonic
         self._conflicts: set[tuple[str, int]] = set()  # buckets whose last answers were not stored
         self._looked_around = float("-inf")
@@ -237,9 +239,13 @@ class Presigner:
         return True
 
     def _room(self, desk: Desk) -> int:
-        """Say how many more of a CA's buckets may be under way: all of them its key should sign in CLAIM_SIGNING_S."""
-        most = int(CLAIM_SIGNING_S / (BUCKET_TARGET * max(desk.press.seconds_each, 1e-6)))
-        least = LEAST_ELSEWHERE if desk.press.signs_elsewhere else 1
+        """Say how many more of a CA's buckets may be under way: all of them its key should sign in CLAIM_SIGNING_S.
+
+        A slow key has a few all the same, but not so many that the last one's lease would run out.
+        """
+        bucket_s = BUCKET_TARGET * max(desk.press.seconds_each, 1e-6)
+        most = int(CLAIM_SIGNING_S / bucket_s)
+        least = max(1, min(LEAST_ELSEWHERE, int(LEASE_S / 2 / bucket_s))) if desk.press.signs_elsewhere else 1
         return max(least, min(MOST_CLAIMS, most)) - self._under_way[desk]
 
     def _claim(self, limit: int, *, urgent_only: bool = False) -> None:
@@ -285,6 +291,8 @@ class Presigner:
         for work in signed:
             self._works.remove(work)
             self._under_way[work.desk] -= 1
+            if not self._under_way[work.desk]:
+                del self._under_way[work.desk]  # it may have been replaced
             self._send(work)
             self._sent.append(work)
         if not self._works:
@@ -301,9 +309,13 @@ class Presigner:
 
     def _settle(self, sent: deque[_Work]) -> None:
         """Wait until what was sent is stored, and say, some buckets at a time, when they are due again."""
+        now = self._clock.monotonic()
+        if not self._finished:
+            self._finished_since = now
         self._finished += [self._finish(work) for work in sent]
         sent.clear()
-        if len(self._finished) >= FINISH_AT or not self._works:
+        waited = now - self._finished_since
+        if len(self._finished) >= FINISH_AT or waited >= FINISH_WITHIN_S or not self._works:
             finished, self._finished = self._finished, []
             self._store.finish_claims(finished)
 

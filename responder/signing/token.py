@@ -127,7 +127,8 @@ class Token:
                 self._session = session
                 return
         with self.turn:
-            session.close()
+            # python-pkcs11 would log out first, which ends the login of all.
+            self.module.close_session(session.handle)
 
     def log_in(self, read_pin: Callable[[], str]) -> None:
         """Log in, where the token wants that. Raises SignerUnavailable, PinRefused; ValueError where there is no PIN."""

@@ -18,7 +18,8 @@ from responder.issuers import Issuers
 from responder.live import ReplyKind
 from responder.signing import hsm
 from responder.signing.delegation import open_response_signer
-from responder.signing.presigner import Presigner
+from responder.signing.presigner import LEASE_S, Presigner
+from responder.store.layout import BUCKET_TARGET
 from tests.pki import key_of, make_ca, make_signer
 from tests.signing_room import GOOD, Room
 from tests.softhsm import SoftHSMToken, Spy
@@ -185,6 +186,41 @@ def test_a_revocation_goes_before_what_a_slow_token_has_before_it(token_room: Ro
     assert made <= 256, "two buckets' worth of routine work at most was done before"
     spy.withdraw("delay")
     presigner.give_back()
+
+
+def test_what_a_slow_token_has_signed_is_finished_soon(
+    token_room: Room, spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it always has more to do: a finish that waits for others would come after the lease, and all be done twice."""
+    token_room.load(dict.fromkeys(SERIALS, GOOD))
+    presigner = token_room.presigner()
+    (desk,) = presigner.desks.values()
+    monkeypatch.setattr(desk.press, "_pace", lambda took_s, count: None)  # the test's clock has another one
+    spy.order("delay", f"{5_000:x}")
+    ca, store, clock = token_room.issuer.id, token_room.store, token_room.clock
+    signed: list[int] = []
+    while len(signed) < 5:
+        clock.advance(1)
+        presigner.turn()
+        presigner.wait(1.0)
+        signed = [bucket for bucket in range(16) if store.read_answer_bucket(ca, bucket, "sha1").answers]
+    assert not presigner.is_idle
+    finished = [bucket for bucket in signed if (store.due_at(ca, bucket) or 0) > clock.now() + 2 * LEASE_S]
+    assert len(finished) >= 2
+    spy.withdraw("delay")
+    presigner.give_back()
+
+
+def test_no_more_is_claimed_than_a_slow_token_signs_within_the_lease(token_room: Room) -> None:
+    """But always something, and of a fast one enough that no session is idle."""
+    presigner = token_room.presigner()
+    (desk,) = presigner.desks.values()
+    rooms = {}
+    for per_second in (2, 10, 30, 100, 1_000):
+        desk.press.seconds_each = 1 / per_second
+        rooms[per_second] = presigner._room(desk)
+        assert rooms[per_second] == 1 or rooms[per_second] * BUCKET_TARGET / per_second <= LEASE_S / 2
+    assert rooms == {2: 1, 10: 1, 30: 3, 100: 3, 1_000: 3}
 
 
 def test_another_ca_is_signed_for_while_a_token_hangs(
