@@ -20,7 +20,7 @@ from responder.audit_anchor import Anchors, command_log, parse_anchor
 from responder.cli.app import build_app
 from responder.clock import ManualClock
 from responder.config import load_config
-from responder.errors import AuditUnavailable
+from responder.errors import AuditUnavailable, SignerUnavailable
 from responder.live import Question, ReplyKind
 from responder.model import serial_to_octets
 from responder.roles.presign import presign_all
@@ -30,8 +30,10 @@ from responder.store.acl import acl_rules
 from responder.store.layout import Layout
 from responder.store.redis_store import Store
 from tests.loader_room import LoaderRoom, good, revoked
+from tests.pki import key_of
 from tests.redis_fixture import RedisServer
 from tests.signing_room import GOOD, Room
+from tests.softhsm import SoftHSMToken
 
 SERIALS = range(1, 301)
 
@@ -127,6 +129,32 @@ def test_nothing_is_signed_without_a_log(room: Room, log: AuditLog, monkeypatch:
     assert len(room.all_stored(SERIALS)) == len(SERIALS)
     (gap,) = lines(room.directory / "audit", "gap")
     assert 1 <= gap["unrecorded"]["sign"] <= MOST_CLAIMS, "what was under way, and no more"
+
+
+def test_what_is_done_with_a_token_is_in_the_log(
+    make_room: Callable[..., Room], softhsm: Callable[..., SoftHSMToken], tmp_path: Path
+) -> None:
+    """Each login, accepted or refused, and the key that was taken up; of the PIN not a digit."""
+    token = softhsm()
+    token.import_key(key_of("p256", "ocsp"), "signer", b"\x01")
+    pin_file = tmp_path / "hsm.pin"
+    pin_file.write_text("wrong-pin-9876\n")
+    made = AuditLog(tmp_path / "audit", "presign", machine="m1", max_bytes=1 << 20)
+    options = {"key": token.uri("signer"), "ocsp_options": f'pin_file = "{pin_file}"'}
+    with audit.installed(made):
+        with pytest.raises(SignerUnavailable, match="refused the PIN"):
+            make_room(**options)
+        assert [line["event"] for line in lines(tmp_path / "audit")] == ["segment", "login_refused"]
+        pin_file.write_bytes(token.pin_file.read_bytes())
+        room = make_room(**options)
+    events = [line["event"] for line in lines(tmp_path / "audit")]
+    assert events == ["segment", "login_refused", "login", "sign", "signer_opened"]
+    opened = lines(tmp_path / "audit", "signer_opened")[0]
+    assert opened["signer"] == room.signer.signer_id
+    assert "object=signer" in opened["reference"]
+    text = "".join(path.read_text() for path in segments(tmp_path / "audit")["presign"])
+    assert "wrong-pin-9876" not in text
+    assert token.pin_file.read_text().strip() not in text
 
 
 def test_live_answers_are_a_line_a_batch(room: Room, log: AuditLog) -> None:
