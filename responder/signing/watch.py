@@ -2,7 +2,8 @@
 
 The arithmetic is in capacity.py. Every few seconds: what is due, what this presigner makes a second while it has work, and
 what the CAs' certificates need. Of several presigners each knows its own rate alone and may complain too early, though
-only while much is due. Called by the presigner; one thread.
+only while much is due. The pace is of all keys together: a slow one among fast ones shows in the age of its CA's answers.
+Called by the presigner; one thread.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from responder.signing.capacity import Need, Outlook, Pace, Refresh, Standing, k
 from responder.signing.census import Census
 from responder.signing.desk import Desk
 from responder.store.redis_store import Store
+from responder.store.values import CAInfo
 
 log = get_logger(__name__)
 
@@ -40,6 +42,7 @@ class Watch:
         self._carried_s = 0.0  # of rounds without a signature, until one comes
         self._looked_at: float | None = None
         self._overloaded_since: float | None = None
+        self._late_since: float | None = None
         self._relieved_since: float | None = None
         self._complained_at = float("-inf")
         self.is_behind = False
@@ -65,7 +68,8 @@ class Watch:
         busy = passed > 0 and self._busy_s >= BUSY_SHARE * passed
         self._looked_at, self._busy_s = now, 0.0
         self._census.step()
-        standings = {ca: self._standing(ca, soonest_next_updates.get(ca)) for ca in self._desks}
+        infos = {ca: self._store.ca_info(ca) for ca in self._desks}
+        standings = {ca: self._standing(ca, infos[ca], soonest_next_updates.get(ca)) for ca in self._desks}
         for ca, one in standings.items():
             metrics.SIGNATURES_NEEDED.labels(self._desks[ca].issuer.name).set(one.need.per_second)
         rate = self._pace.per_second
@@ -75,12 +79,21 @@ class Watch:
         backlog = urgent + (due - urgent) * self._signatures_of_bucket(standings)
         self.outlook = look_ahead(self._clock.now(), list(standings.values()), backlog, rate)
         self._publish(self.outlook)
-        self._judge(self.outlook, now, busy=busy)
+        late = [self._desks[ca].issuer.name for ca, one in standings.items() if self._is_late(ca, infos[ca], one)]
+        self._judge(self.outlook, now, late, busy=busy)
 
-    def _standing(self, ca: str, soonest: float | None) -> Standing:
+    def _is_late(self, ca: str, info: CAInfo | None, standing: Standing) -> bool:
+        """Say whether an answer should long have been replaced, and could be: neither source nor signer stands in the way."""
+        soonest, desk = standing.soonest_next_update, self._desks[ca]
+        if soonest is None or info is None or info.as_of is None:
+            return False
+        fresh = min(info.as_of + desk.terms.validity, desk.signer.latest_next_update)
+        return soonest - self._clock.now() < desk.terms.validity / 4 and fresh - soonest > desk.terms.validity / 2
+
+    def _standing(self, ca: str, info: CAInfo | None, soonest: float | None) -> Standing:
         desk = self._desks[ca]
         asked = False
-        if (info := self._store.ca_info(ca)) is not None and info.sha256_asked is not None:
+        if info is not None and info.sha256_asked is not None:
             asked = self._clock.now() - info.sha256_asked < desk.terms.validity
         kinds = kinds_of(desk.issuer.config.ocsp, sha256_asked=asked)
         return Standing(Need(self._census.certificates(ca), kinds, Refresh(desk.terms)), soonest)
@@ -96,21 +109,24 @@ class Watch:
         if outlook.margin_s is not None:
             metrics.PRESIGN_MARGIN.set(outlook.margin_s)
 
-    def _judge(self, outlook: Outlook, now: float, *, busy: bool) -> None:
-        waits = outlook.wait_s > LEAST_WAIT_S and (busy or self.is_behind)
+    def _judge(self, outlook: Outlook, now: float, late: list[str], *, busy: bool) -> None:
+        at_work = busy or self.is_behind
+        waits = outlook.wait_s > LEAST_WAIT_S and at_work
         overloaded = waits and outlook.utilisation > 1
         self._overloaded_since = _since(self._overloaded_since, now, holds=overloaded)
-        self._relieved_since = _since(self._relieved_since, now, holds=not overloaded and not (waits and outlook.tight))
-        if waits and (outlook.tight or _lasts(self._overloaded_since, now)):
+        self._late_since = _since(self._late_since, now, holds=bool(late) and at_work)
+        relieved = not overloaded and not (waits and outlook.tight) and not late
+        self._relieved_since = _since(self._relieved_since, now, holds=relieved)
+        if (waits and (outlook.tight or _lasts(self._overloaded_since, now))) or _lasts(self._late_since, now):
             if not self.is_behind or now - self._complained_at >= REPEAT_S:
-                self._complain(outlook, now)
+                self._complain(outlook, now, late)
             self.is_behind = True
         elif self.is_behind and _lasts(self._relieved_since, now):
             log.info("presigner_keeps_up_again", utilisation=round(outlook.utilisation, 2))
             self.is_behind = False
         metrics.PRESIGNER_BEHIND.set(int(self.is_behind))
 
-    def _complain(self, outlook: Outlook, now: float) -> None:
+    def _complain(self, outlook: Outlook, now: float, late: list[str]) -> None:
         self._complained_at = now
         at = outlook.will_run_out_at
         log.error(
@@ -121,6 +137,7 @@ class Watch:
             due_takes_s=round(outlook.wait_s),
             margin_s=None if outlook.margin_s is None else round(outlook.margin_s),
             first_runs_out_at=None if at is None else format_utc(at),
+            late=late,
         )
 
 

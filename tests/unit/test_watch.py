@@ -162,6 +162,27 @@ def test_a_source_that_stands_still_is_not_the_keys_fault(working: Working) -> N
     assert BEHIND not in [line["event"] for line in logs]
 
 
+def test_a_slow_key_beside_fast_ones_is_told_of(working: Working) -> None:
+    """What other CAs' keys make a second hides that this one's answers are not replaced; their age does not."""
+    working.work(600)
+    watch, room = working.presigner.watch, working.room
+    with capture_logs() as logs:
+        while BEHIND not in [line["event"] for line in logs]:
+            room.clock.advance(5)
+            room.set_as_of()
+            watch.note(20_000, 4.0)  # another CA's
+            soonest = room.store.soonest_next_updates([room.issuer.id])
+            watch.look(soonest)
+            assert soonest[room.issuer.id] - room.clock.now() > VALIDITY_S / 8
+    assert working.soonest_left() < VALIDITY_S / 4
+    (line,) = [line for line in logs if line["event"] == BEHIND]
+    assert line["late"] == ["corp"]
+    assert line["utilisation"] < 0.01
+    # Replaced, and not behind any more.
+    working.work(2 * SUSTAINED_S)
+    assert working.events() == [AGAIN]
+
+
 def test_a_key_that_fails_is_not_a_slow_one(working: Working) -> None:
     """What waits then is no matter of pace: signer_unavailable is said of it, and nothing else."""
     working.each_s = 7.0
