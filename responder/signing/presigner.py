@@ -119,6 +119,7 @@ class Presigner:
         self._finished: list[Finished] = []  # stored; the store is still to be told when they are due again
         self._finished_since = 0.0  # monotonic: the first of them
         self._urgent_looked_at = float("-inf")  # monotonic
+        self._claimed: int | None = None  # in this turn; None: it was not tried
         self._conflicts: set[tuple[str, int]] = set()  # buckets whose last answers were not stored
         self._looked_around = float("-inf")
         self._store_is_full = False
@@ -132,13 +133,14 @@ class Presigner:
         return self._store.due_counts(self._clock.now())[0]
 
     def run_until_idle(self, progress: Callable[[int], object] = lambda _: None) -> int:
-        """Sign until nothing is due; ``progress`` hears how many signatures were made so far. Returns that number.
+        """Sign until nothing is due that may be signed here and now; ``progress`` hears how many signatures were made so far. Returns that number.
 
         Raises SignerUnavailable where a key failed, and OperatorError where the clock is wrong.
         """
         made = 0
         with self._giving_back():
             while True:
+                was_idle = self.is_idle
                 made += self.turn()
                 progress(made)
                 if self._last_refusal is not None:
@@ -148,8 +150,8 @@ class Presigner:
                         raise OperatorError(
                             f"this machine's clock is {self._guard.ahead_s:+.1f} s from Redis's: nothing is signed"
                         )
-                    if self.pending() == 0:
-                        return made
+                    if was_idle and self._claimed == 0:
+                        return made  # what is due yet is another presigner's, or has to wait
                 self.wait(WAIT_S)
 
     def run_once(self) -> int:
@@ -173,12 +175,13 @@ class Presigner:
         Raises StoreUnavailable; what was claimed then comes due again.
         """
         with self._giving_back():
+            self._claimed = None
             if self._may_sign():
                 # A few at a time: a claim is a trip for one bucket as for several.
                 free = [room for desk in self.desks.values() if (room := self._room(desk)) * 2 >= self._under_way[desk]]
                 now = self._clock.monotonic()
                 if max(free, default=0) > 0:
-                    self._claim(max(free))
+                    self._claimed = self._claim(max(free))
                 elif now - self._urgent_looked_at >= URGENT_LOOK_S:
                     # The keys are busy enough; only what goes before all that they do is taken.
                     self._urgent_looked_at = now
@@ -248,7 +251,8 @@ class Presigner:
         least = max(1, min(LEAST_ELSEWHERE, int(LEASE_S / 2 / bucket_s))) if desk.press.signs_elsewhere else 1
         return max(least, min(MOST_CLAIMS, most)) - self._under_way[desk]
 
-    def _claim(self, limit: int, *, urgent_only: bool = False) -> None:
+    def _claim(self, limit: int, *, urgent_only: bool = False) -> int:
+        """Claim up to ``limit`` buckets and have them signed; returns how many were won."""
         now = self._clock.now()
         due_at, lease_s = now, LEASE_S
         if self._store_is_full:
@@ -260,6 +264,7 @@ class Presigner:
         # Neighbours of one CA together, and never a later claim before a more urgent one.
         for ca, group in itertools.groupby(claims, key=lambda claim: claim.ca):
             self._begin(ca, list(group))
+        return len(claims)
 
     def _begin(self, ca: str, claims: Sequence[Claim]) -> None:
         """Have neighbouring claims of one CA signed."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from responder.store.layout import BASE_MEMBER, JOURNAL_MAXLEN, JOURNAL_SERIALS
+from responder.store.layout import BASE_MEMBER, DUE_ASKED_FOR, JOURNAL_MAXLEN, JOURNAL_SERIALS
+
+URGENT_LOOK = 1_000  # urgent buckets of a partition that are looked through for those of the presigner's own CAs
 
 
 class Script:
@@ -217,10 +219,11 @@ return {1, number}
 # The buckets that are due, as candidates for a claim: those that are due for longest, which has the urgent ones first, and
 # where that is not all of them, of each CA those whose answers run out first. It looks at so many of each: where none of these is
 # due (the CA's source stands still, say), the due time alone decides.
+# What is urgent for other CAs is left to those who sign for them: claimed here it would come due again as routine work.
 # KEYS due, expiry of each CA   ARGV now, limit, how many to look at, each CA. Returns of each: member, score, nextUpdate.
-PEEK = Script("""
+PEEK = Script(f"""
 local due, now, limit = KEYS[1], ARGV[1], tonumber(ARGV[2])
-local keys, seen, found = {}, {}, {}
+local keys, seen, found = {{}}, {{}}, {{}}
 for i = 2, #KEYS do keys[ARGV[2 + i]] = KEYS[i] end
 local function take(member, score)
   if seen[member] then return end
@@ -228,9 +231,15 @@ local function take(member, score)
   local ca, bucket = string.match(member, '^([^:]*):(.*)$')
   local next_update = keys[ca] and redis.pcall('ZSCORE', keys[ca], bucket)
   if type(next_update) ~= 'string' then next_update = 'inf' end
-  for _, value in ipairs({member, score, next_update}) do found[#found + 1] = value end
+  for _, value in ipairs({{member, score, next_update}}) do found[#found + 1] = value end
 end
-local longest = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit + 1)
+local urgent = redis.call('ZRANGEBYSCORE', due, '-inf', math.min(tonumber(now), {DUE_ASKED_FOR}), 'WITHSCORES', 'LIMIT', 0, {URGENT_LOOK})
+for i = 1, #urgent, 2 do
+  local ca = string.match(urgent[i], '^[^:]*')
+  if (keys[ca] or #KEYS == 1) and #found < 3 * limit then take(urgent[i], urgent[i + 1]) end
+end
+if #found >= 3 * limit then return found end
+local longest = redis.call('ZRANGEBYSCORE', due, '({DUE_ASKED_FOR}', now, 'WITHSCORES', 'LIMIT', 0, limit + 1)
 for i = 1, #longest, 2 do take(longest[i], longest[i + 1]) end
 if #longest <= 2 * limit then return found end
 for ca, key in pairs(keys) do

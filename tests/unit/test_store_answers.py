@@ -78,6 +78,18 @@ def test_answers_that_cannot_be_renewed_do_not_hide_the_others(each_redis: Redis
     assert sorted(claim.bucket for claim in taken) == [number * 16 for number in range(901, 1_000)]
 
 
+def test_what_is_urgent_for_another_ca_is_left_to_its_presigner(each_redis: RedisServer) -> None:
+    """However much of it there is: it keeps its place, and hides nothing of one's own."""
+    store, client = open_ca(each_redis), each_redis.client()
+    for number in range(1, 200):
+        client.zadd(NAMES.due(0), {f"{OTHER_CA}:{16 * number:x}": layout.DUE_REVOKED})
+    store.make_due(CA, 0, layout.DUE_REVOKED)
+    store.make_due(CA, 1, NOW - 1)
+    assert [claim.bucket for claim in store.claim_due(range(16), NOW, LEASE_S, 4, [CA])] == [0, 1]
+    assert store.claim_due(range(16), NOW, LEASE_S, 4, [CA]) == []
+    assert len(store.claim_due(range(16), NOW, LEASE_S, 500, [OTHER_CA])) == 199
+
+
 def test_whoever_finishes_a_claim_says_when_answers_run_out(each_redis: RedisServer) -> None:
     store, client = open_ca(each_redis), each_redis.client()
     assert client.zrange(NAMES.expiry(CA, 3), 0, -1, withscores=True) == [(b"3", NEVER_DUE)]
