@@ -111,7 +111,7 @@ def verify(
     for (machine, name), of_log in sorted(logs.items()):
         proof = LogProof(machine, name)
         keep = set((wanted or {}).get((machine, name), ()))
-        for segment in sorted(of_log, key=lambda one: (one.first, one.path)):
+        for segment in _without_copies(of_log):
             _check_segment(proof, segment, keep)
         if proof.first > 1 and not part:
             proof.unproven.append(
@@ -119,6 +119,27 @@ def verify(
             )
         proofs.append(proof)
     return proofs, stray
+
+
+def _without_copies(of_log: Sequence[Segment]) -> list[Segment]:
+    """Return a log's files in order, without those that others begin with: an archive may hold what is still here."""
+    kept: list[Segment] = []
+    for segment in sorted(of_log, key=lambda one: (one.first, one.path)):
+        if kept and kept[-1].first == segment.first:
+            if _begins_with(kept[-1].path, segment.path):
+                continue
+            if _begins_with(segment.path, kept[-1].path):
+                kept.pop()
+        kept.append(segment)
+    return kept
+
+
+def _begins_with(path: Path, beginning: Path) -> bool:
+    with open_file(path) as whole, open_file(beginning) as part:
+        while octets := part.read(1 << 20):
+            if whole.read(len(octets)) != octets:
+                return False
+    return True
 
 
 def _check_segment(proof: LogProof, segment: Segment, keep: set[int]) -> None:

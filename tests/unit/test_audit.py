@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import resource
@@ -202,6 +203,27 @@ def test_segments_that_are_missing_are_found(make: Maker, tmp_path: Path) -> Non
             assert f"lines {int(path.name.split('.')[1])} to " in proof_of(tmp_path).broken[0]
         path.write_bytes(data)
     assert is_whole(tmp_path)
+
+
+def test_copies_are_read_once(make: Maker, tmp_path: Path) -> None:
+    """An archive may hold files that are still here, packed, or as they were some lines ago; another's file is no copy."""
+    log = make(max_bytes=900)
+    fill(log, 20)
+    paths = segments(tmp_path)["presign"]
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for path in paths[:-1]:
+        (archive / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    lines = paths[-1].read_bytes().splitlines(keepends=True)
+    early = archive / paths[-1].name
+    early.write_bytes(b"".join(lines[:-1]))
+    files = find_files([archive, tmp_path])
+    (proof,), stray = verify(files)
+    assert (stray, proof.broken, proof.unproven) == ([], [], [])
+    assert proof.lines == proof_of(tmp_path).lines
+    (packed, *_) = sorted(archive.glob("*.gz"))
+    packed.write_bytes(gzip.compress(paths[0].read_bytes().replace(b'"count":1', b'"count":9', 1)))
+    assert verify(files)[0][0].broken
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
