@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,7 @@ from responder.audit import GENESIS, Head, read_line
 
 ANCHOR_WITHIN_S = 10.0  # lines younger than that may still be waiting for their anchor
 TORN_WAIT_S = 0.1  # after which a line under way is there
+UNREADABLE = (OSError, EOFError, zlib.error)  # what a file, or a packed one that is cut or spoilt, raises
 MOST_TOLD = 20  # problems of one log that are told one by one
 
 
@@ -84,8 +86,11 @@ def read_fields(line: bytes) -> dict[str, Any]:
 
 def identify(path: Path) -> Segment | str:
     """Read a file's first line; a string says why it is no segment."""
-    with open_file(path) as file:
-        line = file.readline()
+    try:
+        with open_file(path) as file:
+            line = file.readline()
+    except UNREADABLE as error:
+        return f"{path}: cannot be read: {error}"
     read, fields = read_line(line), read_fields(line)
     if read is None or fields.get("event") != "segment":
         return f"{path}: its first line is not as it was written, so the file belongs to no log"
@@ -112,7 +117,10 @@ def verify(
         proof = LogProof(machine, name)
         keep = set((wanted or {}).get((machine, name), ()))
         for segment in _without_copies(of_log):
-            _check_segment(proof, segment, keep)
+            try:
+                _check_segment(proof, segment, keep)
+            except UNREADABLE as error:
+                proof.breaks(f"{segment.path.name}: cannot be read: {error}")
         if proof.first > 1 and not part:
             proof.unproven.append(
                 f"begins at line {proof.first}: give the archived files too, or --part if they are not to be checked"
@@ -135,10 +143,13 @@ def _without_copies(of_log: Sequence[Segment]) -> list[Segment]:
 
 
 def _begins_with(path: Path, beginning: Path) -> bool:
-    with open_file(path) as whole, open_file(beginning) as part:
-        while octets := part.read(1 << 20):
-            if whole.read(len(octets)) != octets:
-                return False
+    try:
+        with open_file(path) as whole, open_file(beginning) as part:
+            while octets := part.read(1 << 20):
+                if whole.read(len(octets)) != octets:
+                    return False
+    except UNREADABLE:
+        return False
     return True
 
 

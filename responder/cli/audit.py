@@ -15,7 +15,7 @@ from rich.table import Table
 
 from responder.audit import Head, directory_of
 from responder.audit_anchor import parse_anchor
-from responder.audit_verify import LogProof, compare, find_files, identify, open_file, read_fields, verify
+from responder.audit_verify import UNREADABLE, LogProof, compare, find_files, identify, open_file, read_fields, verify
 from responder.cli.named import with_redis
 from responder.clock import SystemClock, parse_utc
 from responder.config import Config, load_config
@@ -218,9 +218,12 @@ def _read_all(where: list[Path]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     for path in find_files(where):
         found = identify(path)
         name = path.name if isinstance(found, str) else found.log
-        with open_file(path) as file:
-            for line in file:
-                yield name, line, read_fields(line)
+        try:
+            with open_file(path) as file:
+                for line in file:
+                    yield name, line, read_fields(line)
+        except UNREADABLE as error:
+            raise OperatorError(f"{path}: cannot be read: {error}") from error
 
 
 def _signature_of(file: Path) -> str:

@@ -226,6 +226,16 @@ def test_copies_are_read_once(make: Maker, tmp_path: Path) -> None:
     assert verify(files)[0][0].broken
 
 
+@pytest.mark.parametrize("cut", [5, 40, -20])
+def test_a_packed_file_that_is_cut_is_broken(cut: int, make: Maker, tmp_path: Path) -> None:
+    fill(make(), 20)
+    (path,) = segments(tmp_path)["presign"]
+    packed = tmp_path / f"{path.name}.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes())[:cut])
+    proofs, stray = verify([packed])
+    assert any("cannot be read" in problem for problem in [*stray, *(p for proof in proofs for p in proof.broken)])
+
+
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
