@@ -51,6 +51,8 @@ bench: build
 	$(VENV)/bin/python -m bench.serve
 	$(VENV)/bin/python -m bench.answer_table --json bench/results/answer_table.json
 	$(VENV)/bin/python -m bench.revocation_lag --json bench/results/revocation_lag.json
+	$(VENV)/bin/python -m bench.hsm --million --json bench/results/hsm.json
+	$(VENV)/bin/python -m bench.audit --json bench/results/audit.json
 	$(VENV)/bin/python -m bench.isolation --json bench/results/isolation.json
 	$(VENV)/bin/python -m bench.serve.report
 

@@ -119,6 +119,44 @@ def losses_part(results: dict[str, Any]) -> str:
     return "\n".join(lines or ["- Nowhere in these loads."]) + "\n"
 
 
+def presigning_part(hsm: dict[str, Any]) -> str:
+    """Return where the time of presigning goes."""
+    columns = [name for name in ("p256-1", "p256-2", "p256-0", "rsa2048-1") if name in hsm]
+    if not columns:
+        return NOT_MEASURED
+    titles = {
+        "p256-1": "P-256, one session",
+        "p256-2": "P-256, two",
+        "p256-0": "P-256 in a file",
+        "rsa2048-1": "RSA-2048, one",
+    }
+    lines = [
+        "| µs of CPU an answer | " + " | ".join(titles[name] for name in columns) + " |",
+        "|---|" + "--:|" * len(columns),
+    ]
+    for step in hsm[columns[0]]["phases_us"]:
+        lines.append(f"| {step} | " + " | ".join(f"{hsm[name]['phases_us'][step]:.1f}" for name in columns) + " |")
+    token = [f"{hsm[name]['token_us']:.1f}" if hsm[name]["sessions"] else "–" for name in columns]
+    lines += [f"| the token's own process | {' | '.join(token)} |", ""]
+    for name in columns:
+        one = hsm[name]
+        lines.append(
+            f"- {titles[name]}: {one['per_second']:,.0f} answers a second, {one['per_cpu_second']:,.0f} per CPU second, "
+            f"{one['ratio']:.2f} ({min(one['ratios']):.2f}–{max(one['ratios']):.2f}) × the bare loop's {one['raw_per_cpu_second']:,.0f}."
+        )
+    if (slow := hsm.get("slow")) is not None:
+        one, many = (slow["rates"][key] for key in sorted(slow["rates"], key=int))
+        lines.append(
+            f"- 2 ms more a signature: {one:,.0f} a second with one session, {many:,.0f} with {slow['sessions']}."
+        )
+    if (whole := hsm.get("million")) is not None:
+        lines.append(
+            f"- A million P-256 answers, two sessions: {whole['seconds']:.0f} s; the presigner takes {whole['presigner_kb'] / 1000:.0f} MB "
+            f"at most, the token's process {whole['token_kb'] / 1000:.0f} MB."
+        )
+    return "\n".join(lines) + "\n"
+
+
 # --- results of other benchmarks ---------------------------------------------------------------------------------------
 
 
@@ -166,6 +204,7 @@ def render(results: dict[str, Any]) -> str:
         "targets": lambda: targets_part(results),
         "rates": lambda: rates_part(serve),
         "latency": lambda: latency_part(serve),
+        "presigning": lambda: presigning_part(results.get("hsm", {})),
         "losses": lambda: losses_part(results),
         "plot": lambda: "![Answers per CPU second, nginx = 1](performance.svg)\n" if serve.get("loads") else "",
     }
