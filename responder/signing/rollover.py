@@ -27,6 +27,7 @@ log = get_logger(__name__)
 LOOK_EVERY_S = 0.5  # a look at one CA's files takes some 50 µs
 RETRY_FIRST_S = 1.0  # a token's key may follow its certificate's file in a moment, and nothing shows that but a try
 RETRY_MOST_S = 30.0
+PAUSE_FACTOR = 3  # of the time that a look took, until the next one
 NEVER = float("inf")
 
 
@@ -209,7 +210,6 @@ class SignerWatch:
         monotonic = self._clock.monotonic()
         if monotonic < self._look_at:
             return []
-        self._look_at = monotonic + LOOK_EVERY_S
         self._close_retired(is_in_use)
         fresh: list[tuple[Issuer, ResponseSigner]] = []
         for seat in self._seats:
@@ -218,6 +218,9 @@ class SignerWatch:
                 self._retired.append(outgoing)
             if changed and seat.signer is not None:
                 fresh.append((seat.issuer, seat.signer))
+        # Nothing else is signed during a look, and one at a token that hangs takes ten seconds.
+        now = self._clock.monotonic()
+        self._look_at = now + max(LOOK_EVERY_S, min(PAUSE_FACTOR * (now - monotonic), RETRY_MOST_S))
         return fresh
 
     def close(self) -> None:
