@@ -63,6 +63,10 @@ class SignerUnavailable(RevocastError):
     category = "signer_unavailable"
 
 
+class SignerOpening(SignerUnavailable):
+    """The token was asked for the key, and has not replied yet: ask again soon."""
+
+
 class AuditUnavailable(SignerUnavailable):
     """The audit log cannot be written, and no key may be used without it."""
 

@@ -78,12 +78,19 @@ class ResponseSigner:
 
 
 def open_response_signer(
-    ca: CAConfig, issuer: Issuer, data_dir: Path, now: float, config_file: str, using: SignerConfig | None = None
+    ca: CAConfig,
+    issuer: Issuer,
+    data_dir: Path,
+    now: float,
+    config_file: str,
+    using: SignerConfig | None = None,
+    *,
+    patience_s: float | None = None,
 ) -> ResponseSigner:
     """Open a CA's signer (``using``, by default ``ca.ocsp``), check that it may sign, and try it once before it is used.
 
     Raises ConfigError where key, certificate and CA do not belong together or a rule forbids it, SignerUnavailable
-    where the key cannot be used now; one line each.
+    where the key cannot be used now, one line each; SignerOpening and ``patience_s`` as ``open_signer``.
     """
     using = using or ca.ocsp
     certificate_der: bytes | None = None
@@ -95,7 +102,7 @@ def open_response_signer(
     except (ValueError, UnsupportedAlgorithm):
         known = []  # check_signer_certificate says what is wrong with it
     padding = rsa_padding_of(ca, shown, config_file, using)
-    signer = open_signer(ca, data_dir, config_file, known, padding, using)
+    signer = open_signer(ca, data_dir, config_file, known, padding, using, patience_s=patience_s)
     try:
         warnings = check_signer_certificate(
             issuer, certificate_der, signer.public_key_der, ca.profile, now, config_file, using

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from responder import audit
-from responder.errors import ConfigError, InvariantBroken, SignerUnavailable
+from responder.errors import ConfigError, InvariantBroken, SignerOpening, SignerUnavailable
 from responder.log import get_logger
 from responder.process import die_with_parent
 from responder.signing.algorithms import RSAPadding, Scheme, public_key_to_der, scheme_of
@@ -36,6 +36,8 @@ log = get_logger(__name__)
 
 OPEN_WITHIN_S = 10.0  # finding a token, logging in and finding a key; a network HSM may take seconds
 STUCK_AFTER_S = 10.0  # without any reply while one is owed: the process is ended
+SILENT_AFTER_S = 2.0  # likewise: nothing more is asked of it until it is heard of
+SIGN_WITHIN_S = 2.0  # for those who wait while others are kept waiting
 END_WITHIN_S = 2.0  # for a process that was asked to end
 READ_OCTETS = 1 << 18
 URGENT, ROUTINE = 0, 1  # priorities of SIGN frames
@@ -89,6 +91,11 @@ class TokenHost:
         """Say whether there is a process to speak to, as far as is known."""
         return self._socket is not None
 
+    @property
+    def is_silent(self) -> bool:
+        """Say whether the process has long owed a reply, as far as is known."""
+        return bool(self._jobs) and time.monotonic() - self._heard_at > SILENT_AFTER_S
+
     def fileno(self) -> int | None:
         """Return what becomes readable when the process has replied; None: there is no process."""
         return None if self._socket is None else self._socket.fileno()
@@ -128,6 +135,9 @@ class TokenHost:
 
     def add(self, number: int, job: Signing, data: bytes) -> None:
         """Send a job."""
+        if not self.is_alive:
+            job.error = SignerUnavailable(f"the process of {self.label} has ended")
+            return
         if not self._jobs:
             self._heard_at = time.monotonic()
         self._jobs[number] = job
@@ -229,22 +239,13 @@ class HSMSigner:
         host: TokenHost,
         uri: PKCS11URI,
         pin: PinSource,
-        data_dir: Path,
-        known_public_keys: Sequence[PublicKeyTypes],
-        rsa_padding: RSAPadding | None,
-        sessions: int,
+        open_request: dict[str, Any],
     ) -> None:
-        """Find the key; raises ValueError for what the operator must mend, SignerUnavailable for the rest."""
+        """Ask for the key; ``wait_until_open`` is next. Raises SignerUnavailable."""
         self._host = host
         self._uri = uri
         self._pin = pin
-        self._open_request: dict[str, Any] = {
-            "uri": uri.text,
-            "data_dir": str(data_dir),
-            "known": [public_key_to_der(key).hex() for key in known_public_keys],
-            "rsa_padding": rsa_padding,
-            "sessions": sessions,
-        }
+        self.open_request = open_request
         self._number = 0  # under which the process knows the key; 0: it does not
         self._public_key_der = b""
         self._scheme: Scheme
@@ -253,7 +254,9 @@ class HSMSigner:
         self._closed = False
         self.is_open = False  # the process that there is has found it
         self.sessions = 0
-        self._open_and_wait()
+        self._sign_within_s = SIGN_WITHIN_S
+        self._open()
+        self._open_until = time.monotonic() + OPEN_WITHIN_S
 
     @property
     def public_key_der(self) -> bytes:
@@ -269,6 +272,10 @@ class HSMSigner:
         """Have messages signed, without waiting; urgent ones before all that are not. Raises SignerUnavailable."""
         if self._closed:
             raise SignerUnavailable("the key is closed")
+        self._host.poll(0.0)
+        if self._host.is_silent:
+            # Whoever waits for its replies waits once, not once more for every key and question.
+            raise SignerUnavailable(f"{self._host.label} owes replies and says nothing")
         if not self._host.is_alive or self._number == 0:
             self._open()
         job, number = Signing(self._host), self._host.new_number()
@@ -281,7 +288,7 @@ class HSMSigner:
 
     def sign(self, messages: Sequence[bytes]) -> list[bytes]:
         """Sign each message; raises SignerUnavailable, and nothing else, where any fails."""
-        return self.submit(messages, urgent=True).result()
+        return self.submit(messages, urgent=True).result(self._sign_within_s)
 
     def poll(self) -> None:
         """Take in what has come, without waiting; sees too whether the process still lives."""
@@ -309,18 +316,24 @@ class HSMSigner:
         self.is_open = False
         self._number = self._host.new_number()
         self._host.keys[self._number] = self
-        self._host.send(json_frame(Kind.OPEN, self._number, expected=self._public_key_der.hex(), **self._open_request))
+        self._host.send(json_frame(Kind.OPEN, self._number, expected=self._public_key_der.hex(), **self.open_request))
 
-    def _open_and_wait(self) -> None:
-        self._open()
-        until = time.monotonic() + OPEN_WITHIN_S
+    def wait_until_open(self, patience_s: float) -> None:
+        """Wait for the first opening, which takes OPEN_WITHIN_S at most.
+
+        Raises SignerOpening where it takes longer than ``patience_s``, and may be called again; ValueError for what the
+        operator must mend, SignerUnavailable for the rest.
+        """
+        self._sign_within_s = max(patience_s, SIGN_WITHIN_S)
+        until = min(self._open_until, time.monotonic() + patience_s)
         while not self._public_key_der and self._failure is None:
-            left = until - time.monotonic()
-            if left <= 0:
+            left = max(0.0, until - time.monotonic())
+            self._host.poll(left)
+            if left == 0.0 and not self._public_key_der and self._failure is None:
+                if until < self._open_until:
+                    raise SignerOpening(f"{self._host.label} is being opened")
                 # Its module hangs, and would keep every later try waiting too.
                 self._host.give_up(f"{self._host.label} was not opened within {OPEN_WITHIN_S:.0f} s")
-                break
-            self._host.poll(left)
         if self._failure is not None:
             error, text = self._failure
             raise ValueError(text) if error == "config" else SignerUnavailable(text)
@@ -328,7 +341,7 @@ class HSMSigner:
     def opened(self, reply: dict[str, Any]) -> None:
         """Take in what the key is; called by its host."""
         der = bytes.fromhex(reply["public_key"])
-        self._scheme = scheme_of(serialization.load_der_public_key(der), self._open_request["rsa_padding"])
+        self._scheme = scheme_of(serialization.load_der_public_key(der), self.open_request["rsa_padding"])
         (self._mechanism,) = (one for one in mechanisms_for(self._scheme) if one.number == reply["mechanism"])
         self._public_key_der = der
         self.is_open = True
@@ -359,6 +372,7 @@ class HSMSigner:
 
 
 _hosts: dict[object, TokenHost] = {}  # by module and the attributes that name a token
+_opening: dict[tuple[str, str], HSMSigner] = {}  # by configuration and key in it: asked for, and not there yet
 
 
 def open_hsm_key(
@@ -371,26 +385,50 @@ def open_hsm_key(
     rsa_padding: RSAPadding | None = None,
     *,
     sessions: int = 1,
+    patience_s: float = OPEN_WITHIN_S,
 ) -> HSMSigner:
     """Open a key in a token. Keys of one token share its process and its one login; each has sessions of its own.
 
     ``known_public_keys``: the configured certificate's key, for tokens that hold nothing but the private key. Raises
     ConfigError where the operator must mend something, SignerUnavailable where the token may come back or refuses the
-    PIN; either is one line that says what was looked for and what is there.
+    PIN; either is one line that says what was looked for and what is there. SignerOpening where that takes longer than
+    ``patience_s``: who asks again for the same has the same opening.
     """
+    place = (config_file, config_key)
+    open_request = {
+        "uri": uri.text,
+        "data_dir": str(data_dir),
+        "known": [public_key_to_der(key).hex() for key in known_public_keys],
+        "rsa_padding": rsa_padding,
+        "sessions": sessions,
+    }
     try:
-        path = uri.module_file().resolve()
-        named = (path, uri.token, uri.serial, uri.manufacturer, uri.model, uri.slot_id)
-        host = _hosts.setdefault(named, TokenHost(uri.describe_token()))
+        key = _opening.pop(place, None)
+        if key is not None and key.open_request != open_request:
+            key.close()
+            key = None
+        key = key or HSMSigner(_host_of(uri), uri, pin, open_request)
         try:
-            return HSMSigner(host, uri, pin, data_dir, known_public_keys, rsa_padding, sessions)
-        except BaseException:
-            _release(host)
+            key.wait_until_open(patience_s)
+        except SignerOpening:
+            _opening[place] = key
             raise
+        except BaseException:
+            key.close()
+            raise
+        return key
     except ValueError as error:
         raise ConfigError(config_file, config_key, str(error)) from error
+    except SignerOpening:
+        raise
     except SignerUnavailable as error:
         raise SignerUnavailable(f"{config_file}: {config_key}: {error}") from error
+
+
+def _host_of(uri: PKCS11URI) -> TokenHost:
+    path = uri.module_file().resolve()
+    named = (path, uri.token, uri.serial, uri.manufacturer, uri.model, uri.slot_id)
+    return _hosts.setdefault(named, TokenHost(uri.describe_token()))
 
 
 def _release(host: TokenHost) -> None:

@@ -24,12 +24,15 @@ def open_signer(
     known_public_keys: Sequence[PublicKeyTypes] = (),
     rsa_padding: RSAPadding | None = None,
     using: SignerConfig | None = None,
+    *,
+    patience_s: float | None = None,
 ) -> Signer:
     """Open the key of ``using``, by default that of ``ca.ocsp``; close it when done.
 
     ``known_public_keys``: the certificate's, for a token that does not hold the public key. ``rsa_padding``: what
     configuration and certificate say together (delegation.rsa_padding_of). Raises ConfigError where the operator must
-    mend something, SignerUnavailable where the token is not there now or refused the PIN.
+    mend something, SignerUnavailable where the token is not there now or refused the PIN; SignerOpening where it takes
+    longer than ``patience_s``, by default as long as any token may.
     """
     ocsp = using or ca.ocsp
     table = f"ca[{ca.name}].{ocsp.table}"
@@ -51,10 +54,18 @@ def open_signer(
         extra=uri.pin_source,
     )
     # Imported late: a shop without an HSM needs no PKCS#11 library in its processes.
-    from responder.signing.hsm import open_hsm_key
+    from responder.signing.hsm import OPEN_WITHIN_S, open_hsm_key
 
     return open_hsm_key(
-        uri, pin, data_dir, config_file, f"{table}.key", known_public_keys, rsa_padding, sessions=ocsp.sessions
+        uri,
+        pin,
+        data_dir,
+        config_file,
+        f"{table}.key",
+        known_public_keys,
+        rsa_padding,
+        sessions=ocsp.sessions,
+        patience_s=OPEN_WITHIN_S if patience_s is None else patience_s,
     )
 
 

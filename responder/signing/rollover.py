@@ -17,7 +17,7 @@ from typing import Self
 from responder import metrics
 from responder.clock import Clock, format_utc
 from responder.config import DAY_S, Config, NextSignerConfig, SignerConfig
-from responder.errors import ConfigError, RevocastError, SignerEnded
+from responder.errors import ConfigError, RevocastError, SignerEnded, SignerOpening
 from responder.issuers import Issuer, Issuers, load_issuer
 from responder.log import get_logger
 from responder.signing.delegation import EXPIRY_WARNING_S, ResponseSigner, open_response_signer
@@ -25,6 +25,8 @@ from responder.signing.delegation import EXPIRY_WARNING_S, ResponseSigner, open_
 log = get_logger(__name__)
 
 LOOK_EVERY_S = 0.5  # a look at one CA's files takes some 50 µs
+FIRST_PATIENCE_S = 10.0  # for tokens, all in all, before anything is signed
+PATIENCE_S = 0.02  # the same in one look afterwards, while other CAs' answers wait; it is looked again
 RETRY_FIRST_S = 1.0  # a token's key may follow its certificate's file in a moment, and nothing shows that but a try
 RETRY_MOST_S = 30.0
 PAUSE_FACTOR = 3  # of the time that a look took, until the next one
@@ -32,7 +34,13 @@ NEVER = float("inf")
 
 
 def open_configured(
-    using: SignerConfig, issuer: Issuer, config: Config, config_file: str, now: float
+    using: SignerConfig,
+    issuer: Issuer,
+    config: Config,
+    config_file: str,
+    now: float,
+    *,
+    patience_s: float | None = None,
 ) -> ResponseSigner:
     """Open one of a CA's configured signers; one that is configured ahead, as it will be at its time.
 
@@ -40,9 +48,9 @@ def open_configured(
     """
     ca = issuer.config
     if not isinstance(using, NextSignerConfig) or using.start <= now:
-        return open_response_signer(ca, issuer, config.data_dir, now, config_file, using)
+        return open_response_signer(ca, issuer, config.data_dir, now, config_file, using, patience_s=patience_s)
     try:
-        return open_response_signer(ca, issuer, config.data_dir, using.start, config_file, using)
+        return open_response_signer(ca, issuer, config.data_dir, using.start, config_file, using, patience_s=patience_s)
     except SignerEnded as error:
         key = f"ca[{ca.name}].{using.table}.from"
         raise ConfigError(
@@ -79,14 +87,21 @@ class _Seat:
         ocsp = issuer.config.ocsp
         self._pairs = {using.table: _Pair(using) for using in (ocsp, ocsp.next) if using is not None}
 
-    def look(self, now: float, monotonic: float) -> tuple[bool, ResponseSigner | None]:
-        """Give the seat to whom it belongs now; returns whether it changed hands, and whom to close."""
+    def look(self, now: float, monotonic: float, patience_s: float) -> tuple[bool, ResponseSigner | None]:
+        """Give the seat to whom it belongs now; returns whether it changed hands, and whom to close.
+
+        ``patience_s``: how long a token may keep others waiting; one that takes longer is asked at the next look.
+        """
         ocsp = self.issuer.config.ocsp
-        refused = ocsp.next is not None and now < ocsp.next.start and self._rehearse(ocsp.next, now, monotonic)
+        refused = (
+            ocsp.next is not None and now < ocsp.next.start and self._rehearse(ocsp.next, now, monotonic, patience_s)
+        )
         changed, outgoing = False, None
         for using in ocsp.signers_at(now):
             pair = self._pairs[using.table]
-            if self._is_to_be_tried(pair, monotonic, ahead=False) and (opened := self._try(pair, now, monotonic)):
+            if self._is_to_be_tried(pair, monotonic, ahead=False) and (
+                opened := self._try(pair, now, monotonic, patience_s)
+            ):
                 changed, outgoing = self._take(pair, *opened, now)
                 break
             refused |= bool(pair.said)
@@ -96,10 +111,12 @@ class _Seat:
         self._warn(now)
         return changed, outgoing
 
-    def _rehearse(self, using: SignerConfig, now: float, monotonic: float) -> bool:
+    def _rehearse(self, using: SignerConfig, now: float, monotonic: float, patience_s: float) -> bool:
         """See ahead of its time whether a pair will do, while it can be mended; returns whether it will not."""
         pair = self._pairs[using.table]
-        if self._is_to_be_tried(pair, monotonic, ahead=True) and (opened := self._try(pair, now, monotonic)):
+        if self._is_to_be_tried(pair, monotonic, ahead=True) and (
+            opened := self._try(pair, now, monotonic, patience_s)
+        ):
             opened[1].close()
         return bool(pair.said)
 
@@ -114,10 +131,15 @@ class _Seat:
         pair.tried, pair.said, pair.pause_s = (digest, ahead), "", RETRY_FIRST_S
         return True
 
-    def _try(self, pair: _Pair, now: float, monotonic: float) -> tuple[Issuer, ResponseSigner] | None:
+    def _try(
+        self, pair: _Pair, now: float, monotonic: float, patience_s: float
+    ) -> tuple[Issuer, ResponseSigner] | None:
         try:
             issuer = self._renewed_issuer()
-            signer = open_configured(pair.using, issuer, self._config, self._config_file, now)
+            signer = open_configured(pair.using, issuer, self._config, self._config_file, now, patience_s=patience_s)
+        except SignerOpening:
+            pair.try_at = monotonic
+            return None
         except Exception as error:  # whatever is the matter with one CA's files, the other CAs' signers go on
             text = str(error) if isinstance(error, RevocastError) else f"{type(error).__name__}: {error}"
             pair.try_at = monotonic + pair.pause_s
@@ -183,12 +205,15 @@ class SignerWatch:
     Used as a context manager, which closes them all. At first nobody is open: ``look`` opens whoever will do.
     """
 
-    def __init__(self, config: Config, config_file: str, clock: Clock) -> None:
-        """Read the CAs' certificates; raises ConfigError."""
+    def __init__(
+        self, config: Config, config_file: str, clock: Clock, *, first_patience_s: float = FIRST_PATIENCE_S
+    ) -> None:
+        """Read the CAs' certificates; raises ConfigError. ``first_patience_s``: with tokens, at the first look."""
         self._clock = clock
         self._seats = [_Seat(issuer, config, config_file) for issuer in Issuers.from_config(config, config_file)]
         self._retired: list[ResponseSigner] = []
         self._look_at = 0.0
+        self._patience_s = first_patience_s
 
     @property
     def issuers(self) -> Issuers:
@@ -211,9 +236,11 @@ class SignerWatch:
         if monotonic < self._look_at:
             return []
         self._close_retired(is_in_use)
+        patient_until, self._patience_s = monotonic + self._patience_s, PATIENCE_S
         fresh: list[tuple[Issuer, ResponseSigner]] = []
         for seat in self._seats:
-            changed, outgoing = seat.look(self._clock.now(), monotonic)
+            patience_s = max(0.0, patient_until - self._clock.monotonic())
+            changed, outgoing = seat.look(self._clock.now(), monotonic, patience_s)
             if outgoing is not None:
                 self._retired.append(outgoing)
             if changed and seat.signer is not None:

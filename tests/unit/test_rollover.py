@@ -24,14 +24,14 @@ from responder.issuers import Issuers
 from responder.live import Question, ReplyKind
 from responder.model import serial_to_octets
 from responder.roles.presign import opened_signers
-from responder.signing import rollover
+from responder.signing import hsm, rollover
 from responder.signing.answers import SIGNER_RECHECK_S
 from responder.signing.desk import put_desk
 from responder.signing.hsm import _hosts
 from responder.signing.rollover import LOOK_EVERY_S, RETRY_MOST_S, SignerWatch
 from tests.pki import PKI, Signer, key_of, make_ca, make_signer, write_key
 from tests.signing_room import GOOD, Room
-from tests.softhsm import SoftHSMToken
+from tests.softhsm import SoftHSMToken, Spy
 
 DER = Encoding.DER
 SERIALS = range(1, 40)
@@ -330,7 +330,7 @@ def test_whatever_goes_wrong_is_one_line(open_office: Callable[..., Office], mon
     office = open_office()
     first = office.signs_with()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise LookupError("two\nlines")
 
     with capture_logs() as logs:
@@ -567,6 +567,45 @@ def test_a_gap_before_the_next_signer_is_a_warning(make_room: Callable[..., Room
 # --- keys in a token, and the CA itself -------------------------------------------------------------------------------
 
 
+def test_a_token_that_is_slow_to_open_keeps_nobody_waiting(
+    make_room: Callable[..., Room],
+    softhsm: Callable[..., SoftHSMToken],
+    spy: Spy,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Looks come back without it, and ask for the same opening again; one that takes too long is an error like others."""
+    token = softhsm()
+    room = make_room()
+    token.import_key(key_of("p256", "ocsp"), "signer", b"\x01")
+    uri = token.uri("signer", module=spy.module)
+    configured = room.config_file.read_text().replace('key = "ocsp.key"', f"key = '{uri}'")
+    room.config_file.write_text(configured + f'pin_file = "{token.pin_file}"\n')
+    spy.order("login-hang", "")
+    config = load_config(room.config_file)
+    with closing(SignerWatch(config, str(room.config_file), room.clock, first_patience_s=0.0)) as watch:
+        with monkeypatch.context() as patched:
+            patched.setattr(hsm, "OPEN_WITHIN_S", 0.2)
+            looks = 0
+            while "was not opened within" not in (said := capsys.readouterr().out):
+                assert "signer_unavailable" not in said
+                watch.look()
+                looks += 1
+                room.clock.advance(LOOK_EVERY_S)
+        assert looks > 3
+        assert not watch.signers
+        room.clock.advance(RETRY_MOST_S)
+        watch.look()
+        assert not watch.signers
+        spy.withdraw("login-hang")
+        while not watch.signers:
+            room.clock.advance(LOOK_EVERY_S)
+            watch.look()
+        assert spy.login_count <= 2
+        assert "signer_unavailable" not in capsys.readouterr().out
+    assert not _hosts
+
+
 def test_another_key_in_the_token_under_the_same_uri(
     make_room: Callable[..., Room],
     softhsm: Callable[..., SoftHSMToken],
@@ -574,6 +613,7 @@ def test_another_key_in_the_token_under_the_same_uri(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The token's key and the certificate's file are replaced one after the other, in either order, without a restart."""
+    monkeypatch.setattr(rollover, "PATIENCE_S", 10.0)  # the looks of a test's clock follow each other at once
     token = softhsm()
     room = make_room()
     token.import_key(key_of("p256", "ocsp"), "signer", b"\x01")
