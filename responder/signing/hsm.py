@@ -1,8 +1,8 @@
 """Keys in PKCS#11 tokens, as the presigning role sees them: what it asks of the process that holds a token's sessions.
 
 Each token has a process of its own (token_host.py), started when its first key is opened and again when it has ended. Nothing
-here waits for a token, but for ``sign`` and the first opening: jobs are sent, and their signatures are there some day, or
-the process is found dead or stuck and is ended. Used by one thread.
+here waits for a token longer than the caller has patience: jobs are sent, and their signatures are there some day, or the
+process is found dead or stuck and is ended. Used by one thread.
 """
 
 from __future__ import annotations

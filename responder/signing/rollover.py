@@ -245,7 +245,8 @@ class SignerWatch:
                 self._retired.append(outgoing)
             if changed and seat.signer is not None:
                 fresh.append((seat.issuer, seat.signer))
-        # Nothing else is signed during a look, and one at a token that hangs takes ten seconds.
+        # Nothing else is signed during a look, and a trial signature of a token that hangs takes two seconds; at the first look
+        # opening takes ten.
         now = self._clock.monotonic()
         self._look_at = now + max(LOOK_EVERY_S, min(PAUSE_FACTOR * (now - monotonic), RETRY_MOST_S))
         return fresh
