@@ -21,6 +21,10 @@ from tests.pki import PKI
 EXAMPLE = generate.ROOT / "docs" / "revocast.toml"
 OPTIONAL_LINE = re.compile(r"^#(?=[a-z_]+ = |\[)", re.MULTILINE)  # "#key = …" and "#[table]", never "# prose"
 
+SOURCES = (".md", ".py", ".pyx", ".pxd", ".pyi", ".toml")
+RECORD = re.compile(r"\b(?:ADR |adr/)0*(\d+)")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+
 
 def test_generated_documents_are_fresh() -> None:
     """`make docs` would change nothing."""
@@ -122,6 +126,30 @@ def test_every_key_stands_in_the_document() -> None:
         for name, field in model.model_fields.items():
             assert f"| `{field.alias or name}` |" in text
             assert field.description in text
+
+
+# --- records of decisions, and links ---
+
+
+def test_records_are_numbered_once_and_named_by_their_numbers() -> None:
+    """Two branches may each write the next one; whoever mentions one must find it."""
+    records = sorted((generate.ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(record.name[:4]) for record in records] == list(range(1, len(records) + 1))
+    for number, record in enumerate(records, 1):
+        assert record.read_text("utf-8").startswith(f"# {number}. ")
+    folders = ("docs", "responder", "fastpath", "loaders", "tests", "bench")
+    files = [file for folder in folders for file in (generate.ROOT / folder).rglob("*") if file.suffix in SOURCES]
+    mentioned = {int(found[1]) for file in files for found in RECORD.finditer(file.read_text("utf-8"))}
+    assert mentioned <= set(range(1, len(records) + 1))
+    assert len(mentioned) > 5
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    """Each relative link in README.md and docs/ names a file."""
+    documents = [generate.ROOT / "README.md", *(generate.ROOT / "docs").rglob("*.md")]
+    links = [(document, link) for document in documents for link in LINK.findall(document.read_text("utf-8"))]
+    assert len(links) > 50
+    assert [f"{document.name}: {link}" for document, link in links if not (document.parent / link).exists()] == []
 
 
 # --- the generator itself ---
