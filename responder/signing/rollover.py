@@ -29,7 +29,7 @@ FIRST_PATIENCE_S = 10.0  # for tokens, all in all, before anything is signed
 PATIENCE_S = 0.02  # the same in one look afterwards, while other CAs' answers wait; it is looked again
 RETRY_FIRST_S = 1.0  # a token's key may follow its certificate's file in a moment, and nothing shows that but a try
 RETRY_MOST_S = 30.0
-PAUSE_FACTOR = 3  # of the time that a look took, until the next one
+PAUSE_FACTOR = 3  # of the time that a look took beyond its patience, until the next one
 NEVER = float("inf")
 
 
@@ -245,10 +245,9 @@ class SignerWatch:
                 self._retired.append(outgoing)
             if changed and seat.signer is not None:
                 fresh.append((seat.issuer, seat.signer))
-        # Nothing else is signed during a look, and a trial signature of a token that hangs takes two seconds; at the first look
-        # opening takes ten.
+        # Nothing else is signed during a look, and a trial signature of a token that hangs takes two seconds.
         now = self._clock.monotonic()
-        self._look_at = now + max(LOOK_EVERY_S, min(PAUSE_FACTOR * (now - monotonic), RETRY_MOST_S))
+        self._look_at = now + max(LOOK_EVERY_S, min(PAUSE_FACTOR * (now - patient_until), RETRY_MOST_S))
         return fresh
 
     def close(self) -> None:

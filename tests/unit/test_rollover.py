@@ -19,7 +19,7 @@ from fastpath.ocsp_response import AnswerHeader
 from responder import live, metrics
 from responder.clock import format_utc
 from responder.config import DAY_S, HOUR_S, load_config
-from responder.errors import ConfigError, SignerUnavailable
+from responder.errors import ConfigError, SignerOpening, SignerUnavailable
 from responder.issuers import Issuers
 from responder.live import Question, ReplyKind
 from responder.model import serial_to_octets
@@ -604,6 +604,26 @@ def test_a_token_that_is_slow_to_open_keeps_nobody_waiting(
         assert spy.login_count <= 2
         assert "signer_unavailable" not in capsys.readouterr().out
     assert not _hosts
+
+
+def test_a_token_that_takes_all_the_first_patience_is_asked_again_soon(
+    make_room: Callable[..., Room], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is signed nobody else waits, so no pause makes up for it."""
+    room = make_room()
+    asked: list[float] = []
+
+    def opening(*_: object, patience_s: float) -> None:
+        asked.append(patience_s)
+        room.clock.advance(patience_s)
+        raise SignerOpening("it is being opened")
+
+    monkeypatch.setattr(rollover, "open_configured", opening)
+    with closing(SignerWatch(room.config, str(room.config_file), room.clock)) as watch:
+        watch.look()
+        room.clock.advance(LOOK_EVERY_S)
+        watch.look()
+    assert asked == [rollover.FIRST_PATIENCE_S, pytest.approx(rollover.PATIENCE_S)]
 
 
 def test_another_key_in_the_token_under_the_same_uri(
