@@ -107,7 +107,7 @@ def answers_per_second(signatures_per_second: float) -> float:
 def utilisation(needs: Sequence[tuple[Need, float]]) -> float:
     """Return which part of the presigner's time routine work takes; with each CA the rate at which its answers are made.
 
-    The CAs are added up: one presigner signs for one after the other.
+    The CAs are added up: keys in files sign one after the other. Several tokens do more than that.
     """
     return sum(need.per_second / rate for need, rate in needs)
 

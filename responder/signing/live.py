@@ -111,12 +111,17 @@ class LiveSigner:
                 self._exchange([], [])
         if not self._queue:
             return 0
-        taken = [self._queue.popleft() for _ in range(min(self._slice, len(self._queue)))]
-        now = self._clock.monotonic()
-        current = [one for one in taken if one.void_at > now]
-        if len(current) < len(taken):
-            metrics.LIVE_REPLIES.labels("too_old").inc(len(taken) - len(current))
         began = self._clock.monotonic()
+        current: list[_Waiting] = []
+        too_old = 0  # thousands, after a pause: those who wait still must not stand behind them
+        while self._queue and len(current) < self._slice:
+            one = self._queue.popleft()
+            if one.void_at > began:
+                current.append(one)
+            else:
+                too_old += 1
+        if too_old:
+            metrics.LIVE_REPLIES.labels("too_old").inc(too_old)
         replies, made = self._answer(current)
         if made:
             # By what a slice takes as a whole: a token of many sessions signs faster the more there is to sign.

@@ -396,6 +396,15 @@ def test_old_questions_are_dropped(room: Room, asker: Asker) -> None:
     assert asker.receive() == []
 
 
+def test_nobody_waits_behind_questions_that_are_void(room: Room, asker: Asker) -> None:
+    """A presigner that comes back after a pause finds many of them."""
+    room.load({1: GOOD})
+    asker.send(*[("sha1", [1], NONCE)] * 900, age_s=2.5)
+    asker.send(("sha1", [1], NONCE))
+    asker.live.poll()
+    assert [reply.kind for reply in asker.receive()] == [ReplyKind.ANSWER]
+
+
 def test_the_queue_is_bounded_and_the_rest_stays_in_the_stream(
     room: Room, asker: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
