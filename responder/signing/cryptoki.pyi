@@ -36,3 +36,6 @@ class Cryptoki:
         each, become DER SEQUENCE{r, s} (RFC 5758 §3.2). Raises CryptokiError where a call fails, ValueError where what
         came is no signature; then none is returned.
         """
+
+def ecdsa_der(raw: bytes, coordinate_bytes: int) -> bytes:
+    """Turn r‖s into DER SEQUENCE{r, s}, as ``Cryptoki.sign`` does; raises ValueError where it is no signature."""

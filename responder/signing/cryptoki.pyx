@@ -188,6 +188,13 @@ cdef class Cryptoki:
             free(out)
 
 
+def ecdsa_der(bytes raw not None, Py_ssize_t coordinate_bytes):
+    """Turn r‖s into DER SEQUENCE{r, s}, as ``Cryptoki.sign`` does; raises ValueError where it is no signature."""
+    if not 0 < coordinate_bytes <= MOST_COORDINATE:
+        raise ValueError(f"coordinates of {coordinate_bytes} octets: at most {MOST_COORDINATE}")
+    return _signature(<const unsigned char *>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), coordinate_bytes)
+
+
 cdef bytes _signature(const unsigned char *raw, ck_ulong length, Py_ssize_t coordinate_bytes):
     cdef unsigned char der[2 * MOST_COORDINATE + 16]
     cdef unsigned char *end

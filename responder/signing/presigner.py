@@ -113,6 +113,7 @@ class Presigner:
         self._clock = clock
         self._guard = guard or ClockGuard(clock, store.time)
         self._last_refusal: SignerUnavailable | None = None
+        self._to_begin: list[Claim] = []  # claimed in this turn
         self._works: deque[_Work] = deque()  # claimed, being signed, in the order of their claims
         self._under_way: Counter[Desk] = Counter()  # how many of these, by CA
         self._sent: deque[_Work] = deque()  # signed, being stored
@@ -206,13 +207,16 @@ class Presigner:
 
     def give_back(self) -> None:
         """Let go of what is claimed: it is due again at once, for whoever comes next."""
-        works, finished = [*self._works, *self._sent], self._finished
+        finished, claims = self._finished, {work.claim for work in (*self._works, *self._sent)} | set(self._to_begin)
+        for work in self._works:
+            work.desk.press.drop([part.batch for part in work.parts])
+        self._to_begin = []
         self._works.clear()
         self._sent.clear()
         self._under_way.clear()
         self._finished = []
         try:
-            self._store.finish_claims([*finished, *(Finished(work.claim, work.claim.score) for work in works)])
+            self._store.finish_claims([*finished, *(Finished(claim, claim.score) for claim in claims)])
         except StoreUnavailable as error:
             log.warning("claims_not_given_back", error=str(error), due_again_in_s=LEASE_S)
 
@@ -261,9 +265,11 @@ class Presigner:
             due_at = float(DUE_REVOKED if self._store_is_full else DUE_ASKED_FOR)
             lease_s = now + LEASE_S - due_at
         claims = self._store.claim_due(range(PARTITIONS), due_at, lease_s, limit, list(self.desks)) if limit > 0 else []
+        self._to_begin = claims
         # Neighbours of one CA together, and never a later claim before a more urgent one.
         for ca, group in itertools.groupby(claims, key=lambda claim: claim.ca):
             self._begin(ca, list(group))
+        self._to_begin = []
         return len(claims)
 
     def _begin(self, ca: str, claims: Sequence[Claim]) -> None:
@@ -298,8 +304,8 @@ class Presigner:
             self._under_way[work.desk] -= 1
             if not self._under_way[work.desk]:
                 del self._under_way[work.desk]  # it may have been replaced
-            self._send(work)
             self._sent.append(work)
+            self._send(work)
         if not self._works:
             self._settle(self._sent)
         self._note_round(made)

@@ -153,6 +153,16 @@ class Press:
             self._paced_at = now
         return made
 
+    def drop(self, batches: Sequence[Batch]) -> None:
+        """Let go of batches: whatever has come of them, or comes yet, is not used."""
+        for batch in batches:
+            # A token goes on with what it was given.
+            count = len(batch.signatures if batch.sent is None else batch.messages)
+            if batch.error is None and count:
+                audit.record("signatures_dropped", ca=self._ca, count=count)
+            batch.error = batch.error or SignerUnavailable("its answers are not wanted any more")
+            self._remove(batch)
+
     def _remove(self, batch: Batch) -> None:
         for queue in self._queues:
             if batch in queue:

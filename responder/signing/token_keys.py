@@ -14,7 +14,6 @@ from typing import Literal
 from asn1crypto import core
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from responder.signing.algorithms import PSS_SALT_OCTETS, Scheme
 
@@ -105,21 +104,6 @@ def ed25519_public_key(ec_params: bytes, ec_point: bytes) -> PublicKeyTypes:
     if ec_params not in _ED25519_PARAMS:
         raise ValueError(f"its Edwards curve is {ec_params.hex()}; allowed: Ed25519")
     return ed25519.Ed25519PublicKey.from_public_bytes(_point(ec_point, 32))
-
-
-def ecdsa_der(raw: bytes, coordinate_bytes: int) -> bytes:
-    """Turn a token's r‖s, each of ``coordinate_bytes``, into DER SEQUENCE{r, s} with minimal INTEGERs.
-
-    RFC 5758 §3.2, PKCS#11 v2.40 §2.3.1. Raises ValueError where the token returned something else; a zero is no
-    signature either (FIPS 186-5 §6.4.1).
-    """
-    if len(raw) != 2 * coordinate_bytes:
-        raise ValueError(f"the token returned {len(raw)} octets for r‖s, not {2 * coordinate_bytes}")
-    r = int.from_bytes(raw[:coordinate_bytes], "big")
-    s = int.from_bytes(raw[coordinate_bytes:], "big")
-    if r == 0 or s == 0:
-        raise ValueError("the token returned a signature with r or s of zero")
-    return encode_dss_signature(r, s)
 
 
 def _point(ec_point: bytes, bare_length: int) -> bytes:

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from prometheus_client import REGISTRY
 
-from responder import metrics
+from responder import audit, metrics
 from responder.clock import ManualClock, format_utc
-from responder.errors import OperatorError, SignerUnavailable
+from responder.errors import OperatorError, SignerUnavailable, StoreUnavailable
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.presigner import LEASE_S
 from responder.store.layout import DUE_REVOKED
@@ -178,6 +178,43 @@ def test_stopped_while_signing_gives_its_claims_back(room: Room) -> None:
         room.presigner().run_until_idle(stop)
     # At once, not after the lease.
     room.presigner().run_until_idle()
+    assert len(room.all_stored(SERIALS)) == len(SERIALS)
+
+
+@pytest.mark.parametrize("cut", ["ca_info", "read_status_buckets", "send_answers"])
+def test_a_connection_that_is_cut_holds_up_no_revocation(room: Room, monkeypatch: pytest.MonkeyPatch, cut: str) -> None:
+    """Wherever it was cut, what was claimed is due again at once, and as urgent."""
+    room.load(dict.fromkeys(SERIALS, GOOD))
+    presigner = room.presigner()
+    presigner.run_until_idle()
+    room.change(5, revoked(room.clock.now()))
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreUnavailable("it was cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(presigner._store, cut, fail)
+        if cut == "read_status_buckets":
+            patched.setattr(presigner._store, "read_status_bucket", fail)
+            patched.setattr(presigner._store, "time", fail)
+        with pytest.raises(StoreUnavailable):
+            presigner.run_until_idle()
+    assert room.store.due_at(room.issuer.id, room.bucket_of(5)) == DUE_REVOKED
+    assert presigner.run_until_idle() == 1
+
+
+def test_signatures_that_nobody_gets_are_written_down(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A presigner that is stopped has used its key."""
+    lines: list[tuple[str, int]] = []
+    monkeypatch.setattr(audit, "record", lambda event, **fields: lines.append((event, fields.get("count", 0))))
+    room.load(dict.fromkeys(SERIALS, GOOD))
+    presigner = room.presigner()
+    presigner.turn()
+    assert not presigner.is_idle
+    made = room.key.count
+    presigner.give_back()
+    assert lines[-1:] == [("signatures_dropped", made)]
+    presigner.run_until_idle()
     assert len(room.all_stored(SERIALS)) == len(SERIALS)
 
 

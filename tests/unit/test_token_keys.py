@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from responder.signing.algorithms import RSAPadding, public_key_to_der, scheme_of
+from responder.signing.cryptoki import ecdsa_der
 from responder.signing.token_keys import (
     ec_public_key,
-    ecdsa_der,
     ed25519_public_key,
     mechanisms_for,
     rsa_public_key,
