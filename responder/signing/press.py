@@ -45,6 +45,11 @@ class Batch:
         """Say whether nothing more comes."""
         return self.error is not None or len(self.signatures) == len(self.messages)
 
+    @property
+    def uses(self) -> int:
+        """How often the key was used for it, or may have been: a token goes on with what it was given."""
+        return len(self.signatures if self.sent is None else self.messages)
+
 
 class Press:
     """One CA's key at work. ``ca`` is the config's name, for logs and metrics."""
@@ -156,10 +161,8 @@ class Press:
     def drop(self, batches: Sequence[Batch]) -> None:
         """Let go of batches: whatever has come of them, or comes yet, is not used."""
         for batch in batches:
-            # A token goes on with what it was given.
-            count = len(batch.signatures if batch.sent is None else batch.messages)
-            if batch.error is None and count:
-                audit.record("signatures_dropped", ca=self._ca, count=count)
+            if batch.error is None:
+                self._record_dropped(batch.uses)
             batch.error = batch.error or SignerUnavailable("its answers are not wanted any more")
             self._remove(batch)
 
@@ -181,9 +184,13 @@ class Press:
         for queue in self._queues:
             for batch in queue:
                 batch.error = error
-                if batch.signatures:  # the key was used, though nothing comes of it
-                    audit.record("signatures_dropped", ca=self._ca, count=len(batch.signatures))
+                self._record_dropped(batch.uses)
             queue.clear()
+
+    def _record_dropped(self, count: int) -> None:
+        """Write down that the key was used, though nothing comes of it."""
+        if count:
+            audit.record("signatures_dropped", ca=self._ca, count=count)
 
     def _pace(self, took_s: float, count: int) -> None:
         each = took_s / max(1, count)
@@ -200,6 +207,8 @@ class Press:
             self._until_sample = SAMPLE_EVERY
         for at in samples:
             if not verify_signature(self._public_key_der, self._algorithm_der, signatures[at], messages[at]):
+                if batch.sent is None:  # else it stands in a queue, and _fail writes it down
+                    self._record_dropped(len(messages))
                 raise SignerUnavailable("a signature does not verify with the key's public key; nothing of it is used")
         batch.signatures += signatures
         metrics.SIGNATURES.labels(self._ca, batch.why).inc(len(messages))

@@ -131,6 +131,33 @@ def test_nothing_is_signed_without_a_log(room: Room, log: AuditLog, monkeypatch:
     assert 1 <= gap["unrecorded"]["sign"] <= MOST_CLAIMS, "what was under way, and no more"
 
 
+def test_every_use_of_the_key_is_counted_also_what_nobody_gets(room: Room, log: AuditLog) -> None:
+    """What was refused by the sample, routine and live, and what was given back half signed."""
+    room.load(dict.fromkeys(SERIALS, GOOD))
+    directory = room.directory / "audit"
+
+    def counted(*events: str) -> int:
+        return sum(line["count"] for event in events for line in lines(directory, event))
+
+    presigner = room.presigner()
+    made = presigner.turn()
+    assert made > 0
+    presigner.give_back()
+    assert counted("signatures_dropped") == made
+    room.key.spoil = lambda signature: signature[:-1] + bytes([signature[-1] ^ 1])
+    presigner.run_once()
+    assert counted("signatures_dropped") == room.key.count > made
+    room.clock.advance(60)
+    with pytest.raises(SignerUnavailable):
+        presigner.desks[room.issuer.id].press.sign([b"message"], "live")
+    assert counted("signatures_dropped") == room.key.count
+    room.key.spoil = lambda signature: signature
+    room.clock.advance(60)
+    presigner.run_until_idle()
+    assert counted("sign") == len(SERIALS)
+    assert counted("sign", "signatures_dropped") == room.key.count
+
+
 def test_what_is_done_with_a_token_is_in_the_log(
     make_room: Callable[..., Room], softhsm: Callable[..., SoftHSMToken], tmp_path: Path
 ) -> None:
