@@ -1,6 +1,6 @@
 """Presigning end to end against the bare token: from statuses in Redis to packed answers in Redis.
 
-    .venv/bin/python -m bench.hsm [--rounds 5] [--answers 40000] [--million] [--json FILE]
+    .venv/bin/python -m bench.hsm [--rounds 5] [--answers 60000] [--million] [--json FILE]
 
 Rivals run in turn, in the same rounds: a C loop over C_SignInit and C_Sign of the same SoftHSM token with as many sessions
 (raw.c), and for software keys a loop of ``cryptography``. Compared are signatures per second of CPU of the processes
@@ -228,7 +228,7 @@ def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--answers", type=int, default=40_000, help="in a round; RSA a tenth of it")
+    parser.add_argument("--answers", type=int, default=60_000, help="in a round; RSA a tenth of it")
     parser.add_argument("--only", help="such as p256-1: one comparison; or slow")
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--json", type=Path, help="also write the figures here")
