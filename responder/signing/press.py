@@ -22,7 +22,7 @@ log = get_logger(__name__)
 SLICE_S = 0.008  # aimed at, so that a slower signature or two stay under 10 ms
 FIRST_SLICE = 4  # messages, until the key's pace is known: a slow token needs 50 ms for one
 MOST_IN_SLICE = 512
-SAMPLE_EVERY = 256  # signatures, of which one is verified; and the first of every batch
+SAMPLE_EVERY = 256  # signatures, of which one is verified; and one of every batch
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 30.0
 LIVE_WITHIN_S = 2.0  # a live question is void by then
@@ -63,6 +63,7 @@ class Press:
         self._algorithm_der = signer.signature_algorithm_der
         self._queues: tuple[deque[Batch], deque[Batch]] = (deque(), deque())  # urgent, routine
         self._until_sample = SAMPLE_EVERY
+        self._batches = 0
         self._backoff_s = BACKOFF_FIRST_S
         self._not_before = 0.0  # monotonic: no try before that
         self._paced_at = 0.0  # monotonic: when a batch last came back from elsewhere
@@ -201,7 +202,11 @@ class Press:
     def _accept(self, batch: Batch, messages: Sequence[bytes], signatures: Sequence[bytes]) -> None:
         """Take signatures in, after a look at a sample: a token that signs nonsense must not fill the store with it."""
         self._until_sample -= len(messages)
-        samples = [] if batch.signatures or not messages else [0]
+        samples: list[int] = []
+        if messages and not batch.signatures:
+            # Another place each time: a token's sessions each sign their part of a batch, and one alone may be ill.
+            self._batches += 1
+            samples.append(self._batches % len(messages))
         if self._until_sample <= 0:
             samples.append(len(messages) - 1)
             self._until_sample = SAMPLE_EVERY
