@@ -16,7 +16,7 @@ cdef enum:
 
 cdef enum Finding:
     FOUND
-    MISSING  # ours, but the table has no answer that is in date
+    MISSING  # ours, but the table has no answer that is in date, or none can be ready since there is a nonce
     NOT_MINE
 
 
@@ -42,6 +42,7 @@ cdef struct Found:
     Py_ssize_t body_size
     Py_ssize_t size  # of the whole message
     long long max_age
+    DerReader nonce_octets  # in the request; at is NULL: none
     bint is_post
     bint closes  # the connection ends with it
 
@@ -57,6 +58,7 @@ cdef class Missing:
     cdef readonly str hash_name
     cdef readonly bytes serial_octets
     cdef readonly bytes cert_id_der
+    cdef readonly bytes nonce_octets
     cdef const IssuerKey* key  # lives as long as the lane
     cdef readonly bint is_post
     cdef readonly bint closes
@@ -81,6 +83,7 @@ cdef class ExpressLane:
     cdef uint32_t _key_mask
     cdef list _max_blind  # seconds, by issuer
     cdef unsigned char* _blind  # 1: no good answer of that issuer, by issuer
+    cdef unsigned char* _honours_nonces  # by issuer
     cdef Py_ssize_t _fixed_get  # octets of a message beside lines that vary and the body
     cdef Py_ssize_t _fixed_post
     # Of the present second:

@@ -25,6 +25,10 @@ class Missing:
     def cert_id_der(self) -> bytes:
         """The CertID in encode_cert_id's form."""
 
+    @property
+    def nonce_octets(self) -> bytes | None:
+        """The nonce extension's extnValue contents; None: there is none. Of a CA that ignores nonces none gets here."""
+
 @final
 class ExpressLane:
     """Ready answers as whole HTTP messages; see the module for what is taken and what is left."""
@@ -32,7 +36,7 @@ class ExpressLane:
     def __new__(
         cls,
         table: AnswerTable,
-        issuers: Sequence[tuple[Sequence[tuple[str, bytes, bytes]], float]],
+        issuers: Sequence[tuple[Sequence[tuple[str, bytes, bytes]], float, bool]],
         heads: tuple[bytes, bytes, bytes, bytes, bytes, bytes],
         now: Callable[[], float],
         age: Callable[[], float],
@@ -44,8 +48,8 @@ class ExpressLane:
     ) -> Self:
         """Answer out of ``table``.
 
-        ``issuers``: in the table's order, each with (hash name, issuerNameHash, issuerKeyHash) and its max_blind in
-        seconds. ``heads``: responder.http.caching.HeadParts. ``now`` gives POSIX seconds, ``age`` seconds since the
+        ``issuers``: in the table's order, each with (hash name, issuerNameHash, issuerKeyHash), its max_blind in
+        seconds, and whether it honours nonces. ``heads``: responder.http.caching.HeadParts. ``now`` gives POSIX seconds, ``age`` seconds since the
         journal was seen to its end, ``date_line`` the Date field's line of a second.
         """
 
@@ -55,7 +59,7 @@ class ExpressLane:
     def read(self, data: bytes) -> bytes | tuple[bytes] | Missing | None:
         """Return the messages that answer a whole read, or None: not mine.
 
-        In a tuple of one where the connection ends with them. Missing: fetch it, then ask ``message``.
+        In a tuple of one where the connection ends with them. Missing: fetch it, then ask ``message``; with a nonce, have it signed.
         """
 
     def message(self, missing: Missing) -> bytes | None:

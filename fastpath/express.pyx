@@ -5,7 +5,7 @@ and puts the whole message together. ``read`` is the express lane: it frames the
 whatever is not plainly theirs, having changed nothing; the caller goes the ordinary way then, which decides everything
 by itself and stays the reference. A test compares the octets of all three. A single request that lacks nothing but its
 answer makes ``read`` return a Missing: the caller fetches the answer into the table and asks ``message`` again, so that
-a miss costs no second reading of HTTP and DER.
+a miss costs no second reading of HTTP and DER. A nonce is in the Missing too: that answer the caller has signed.
 
 What ``read`` takes: 1 to 16 whole requests and no octet more, each of them
 
@@ -20,7 +20,7 @@ What ``read`` takes: 1 to 16 whole requests and no octet more, each of them
   to be a token, a colon and visible ASCII, spaces and tabs up to CR LF;
 - within the limits of the configuration, and at most 64 fields.
 
-What both leave: other methods and versions, nonces, several CertIDs, unknown critical extensions, acceptableResponses
+What both leave: other methods and versions, nonces that their CA ignores, several CertIDs, unknown critical extensions, acceptableResponses
 without the basic type; what is not in the table, not in date, or good while this worker has not seen the journal for
 nearly ``max_blind``. All this is for the ordinary way to refuse, or to answer otherwise.
 
@@ -298,18 +298,20 @@ cdef class ExpressLane:
         ) + 2 * ETAG_OCTETS + len(b'\r\n"\r\n\r\n')
         self._fixed_post = len(self._status_line) + len(self._post_to_length) + len(b"\r\n\r\n")
         issuers = list(issuers)
-        self._max_blind = [max_blind for _, max_blind in issuers]
-        count = sum(len(hashes) for hashes, _ in issuers)
+        self._max_blind = [max_blind for _, max_blind, _ in issuers]
+        count = sum(len(hashes) for hashes, _, _ in issuers)
         slots = 16
         while slots < 2 * count:
             slots *= 2
         self._key_mask = slots - 1
         self._blind = <unsigned char*>calloc(max(1, len(issuers)), 1)
+        self._honours_nonces = <unsigned char*>calloc(max(1, len(issuers)), 1)
         self._keys = <IssuerKey*>calloc(max(1, count), sizeof(IssuerKey))
         self._key_slots = <uint32_t*>calloc(slots, sizeof(uint32_t))
-        if self._blind == NULL or self._keys == NULL or self._key_slots == NULL:
+        if self._blind == NULL or self._honours_nonces == NULL or self._keys == NULL or self._key_slots == NULL:
             raise MemoryError("no room for the issuers")
-        for issuer, (hashes, _) in enumerate(issuers):
+        for issuer, (hashes, _, honours_nonces) in enumerate(issuers):
+            self._honours_nonces[issuer] = bool(honours_nonces)
             first = self._key_count
             for hash_name, name_hash, key_hash in hashes:
                 key = &self._keys[self._key_count]
@@ -341,6 +343,7 @@ cdef class ExpressLane:
         free(self._keys)
         free(self._key_slots)
         free(self._blind)
+        free(self._honours_nonces)
 
     cdef uint32_t _key_home(self, const unsigned char* key_hash) noexcept nogil:
         cdef uint32_t first
@@ -385,7 +388,7 @@ cdef class ExpressLane:
         cdef RequestScan scan
         if scan_ocsp_request(der, size, 1, &scan) != DER_OK:
             return NOT_MINE
-        if scan.unsupported_at != NULL or scan.nonce_octets.at != NULL or not scan.accepts_basic:
+        if scan.unsupported_at != NULL or not scan.accepts_basic:
             return NOT_MINE
         if scan.cert_ids[0].hash_kind == HASH_OTHER:
             return NOT_MINE
@@ -395,6 +398,9 @@ cdef class ExpressLane:
         if found.key == NULL:
             return NOT_MINE
         serial[0] = scan.cert_ids[0].serial_octets
+        found.nonce_octets = scan.nonce_octets
+        if scan.nonce_octets.at != NULL:
+            return MISSING if self._honours_nonces[found.key.issuer] else NOT_MINE
         return self._look_up(found, serial.at, serial.remaining)
 
     cdef Finding _look_up(self, Found* found, const unsigned char* serial, Py_ssize_t serial_size) noexcept:
@@ -513,6 +519,10 @@ cdef class ExpressLane:
         missing.hash_name = HASH_NAMES[found.key.hash_kind]
         missing.serial_octets = PyBytes_FromStringAndSize(<const char*>serial.at, serial.remaining)
         missing.cert_id_der = PyBytes_FromStringAndSize(<const char*>cert_id, size)
+        if found.nonce_octets.at != NULL:
+            missing.nonce_octets = PyBytes_FromStringAndSize(
+                <const char*>found.nonce_octets.at, found.nonce_octets.remaining
+            )
         missing.key = found.key
         missing.is_post = found.is_post
         missing.closes = found.closes

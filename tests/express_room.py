@@ -23,6 +23,7 @@ from fastpath.ocsp_response import AnswerHeader, ResponseTemplate, assemble, enc
 from responder.clock import ManualClock
 from responder.config import load_config
 from responder.http.caching import CachedResponse
+from responder.http.message import Response
 from responder.http.state import ServerState
 from responder.issuers import Issuer, Issuers
 from responder.model import CertStatus
@@ -134,8 +135,10 @@ class _Live:
 
     def _answer(self, questions: Sequence[Question], nonce_octets: bytes | None) -> LiveAnswer | Outcome:
         kept = self._room.live.get(questions[0].cert_id_der)
-        if kept is None or len(questions) > 1 or nonce_octets is not None:
+        if kept is None or len(questions) > 1:
             return Outcome.NOT_SIGNED
+        if nonce_octets is not None:
+            return LiveAnswer(CertStatus(kept.cert_status), Response(200, self._room.signed(kept, nonce_octets)))
         self._room.put(kept)
         terms, hash_value = kept.terms, questions[0].serial_hash
         return LiveAnswer(
@@ -153,7 +156,7 @@ class _Live:
 class ExpressRoom:
     """See the module. Its clock stands at ``http_wire.NOW``, and the journal was seen just now."""
 
-    def __init__(self, directory: Path, http_options: str = "") -> None:
+    def __init__(self, directory: Path, http_options: str = "", nonce: str = "optional") -> None:
         self.corp = make_ca(directory / "corp", name="Corp CA", label="corp")
         self.corp_signer = make_signer(self.corp)
         self.old = make_ca(directory / "old", "rsa2048", name="Old CA", label="old")
@@ -165,7 +168,7 @@ class ExpressRoom:
 name = "corp"
 certificate = "corp/ca.pem"
 source = {{ type = "openssl", path = "index.txt" }}
-ocsp = {{ certificate = "corp/ocsp.pem", key = "corp/ocsp.key", max_blind = "1h" }}
+ocsp = {{ certificate = "corp/ocsp.pem", key = "corp/ocsp.key", max_blind = "1h", nonce = "{nonce}" }}
 [[ca]]
 name = "old"
 certificate = "old/ca.pem"
@@ -188,6 +191,10 @@ ocsp = {{ key = "old/ca.key", max_blind = "30m" }}
         self.live: dict[bytes, Kept] = {}
         self.took: Counter[str] = Counter()  # what the lane did with the reads that it was shown
         self._fill()
+
+    def signed(self, kept: Kept, nonce_octets: bytes) -> bytes:
+        """Return what stands for the answer to a question with a nonce about what is ``live``."""
+        return kept.response_der + nonce_octets
 
     def see_journal(self) -> None:
         """Note that the journal was seen to its end now."""
@@ -454,6 +461,11 @@ class Streams:
         )
         self._odd = [
             lambda kept: kept.request(extensions=[build.nonce(b"n" * 16)]),
+            lambda kept: kept.request(extensions=[build.nonce(b"n" * 128)]),
+            lambda kept: kept.request(extensions=[build.nonce(b"n" * 129)]),
+            lambda kept: self._live[0].request(extensions=[build.nonce(b"n" * 32)]),
+            lambda kept: self._shelf[0].request(extensions=[build.nonce(b"n")]),
+            lambda kept: kept.request(extensions=[build.extension("1.3.6.1.5.5.7.48.1.2", b"raw")]),
             lambda kept: kept.request(extensions=[build.nonce(b"")]),
             lambda kept: kept.request(extensions=[build.acceptable_responses(b"\x2a\x03")]),
             lambda kept: kept.request(extensions=[build.extension(build.PRIVATE, b"x", build.CRITICAL)]),

@@ -268,9 +268,10 @@ class HTTPProtocol(asyncio.Protocol):
     def _lend(self) -> None:
         """Let the express lane read and answer on our socket, for as long as everything is plain."""
         state, transport = self._state, self._transport
-        if state.sockets is None or transport is None or not self._is_between_requests():
+        if state.sockets is None or transport is None or transport.is_closing():
             return
-        if transport.is_closing() or transport.get_write_buffer_size():
+        if not self._is_between_requests() or transport.get_write_buffer_size():
+            self._may_lend = True  # at the next answer, perhaps
             return
         fd = transport.get_extra_info("socket").fileno()
         try:
@@ -607,7 +608,8 @@ class HTTPProtocol(asyncio.Protocol):
         if self._lent_fd >= 0 and exchange.keep_alive and exchange.request in _PLAIN:
             self._reply_lent(exchange)
             return
-        second = int(self._state.clock.now())
+        state = self._state
+        second = int(state.clock.now())
         while queue and (response := queue[0].response) is not None:
             self._send(queue.popleft(), response, second)
         if self._continue_due and not queue:
@@ -616,6 +618,9 @@ class HTTPProtocol(asyncio.Protocol):
         if not self._advancing:
             self._set_deadline(self._arrival_timeout())
             self._resume()
+            if self._may_lend and state.sockets is not None and exchange.request in _PLAIN:
+                self._may_lend = False
+                asyncio.get_running_loop().call_soon(self._lend)
 
     def _reply_lent(self, exchange: Exchange) -> None:
         """Send the answer that the express lane missed, past the transport, whose queue its next one would overtake."""

@@ -270,6 +270,19 @@ class OCSPEndpoint:
             result = refused(Outcome.INTERNAL)
         self._reply(reply, result)
 
+    def sign(self, question: Question, nonce_octets: bytes, reply: Callable[[Response], None]) -> None:
+        """Answer one CertID with a nonce that its CA does not ignore."""
+        done = partial(self._reply, reply)
+        try:
+            if not self._known_absent(question):
+                self._ask_live([question], nonce_octets, done)
+                return
+            result = refused(Outcome.UNASSIGNED)
+        except Exception:
+            log.exception("query_failed")
+            result = refused(Outcome.INTERNAL)
+        done(result)
+
     def _arrived(
         self, question: Question, reply: Callable[[Response], None], message: Callable[[], bytes | None], found: Found
     ) -> None:

@@ -52,6 +52,7 @@ class ReadyAnswers:
                 (
                     [(name, issuer.name_hashes[name], issuer.key_hashes[name]) for name in HASH_NAMES],
                     issuer.config.ocsp.max_blind,
+                    issuer.config.ocsp.nonce != "ignore",
                 )
                 for issuer in issuers
             ],
@@ -83,7 +84,10 @@ class ReadyAnswers:
             missing.cert_id_der,
             serial_hash(serial_octets),
         )
-        self._endpoint.fetch(question, reply, partial(self._lane.message, missing))
+        if missing.nonce_octets is None:
+            self._endpoint.fetch(question, reply, partial(self._lane.message, missing))
+        else:
+            self._endpoint.sign(question, missing.nonce_octets, reply)
 
     def take_messages(self) -> int:
         """Move the counts since the last call into the metrics; returns how many messages the lane made."""

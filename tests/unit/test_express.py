@@ -273,7 +273,6 @@ LEFT: dict[str, Callable[[Kept], bytes]] = {
     "POST that expects": lambda kept: post(kept, b"Expect: 100-continue"),
     "Content-Length twice": lambda kept: post(kept, b"Content-Length: %d" % len(kept.request_der)),
     **{f"Content-Length {value!r}": _length(value) for value in (b"0", b"", b"+9", b"-1", b"0x9", b"9,9", b"9 9", b"0000009", b"9999999", b"9.", b"9" * 30)},
-    "nonce": lambda kept: get(kept, extensions=[build.nonce(b"n" * 16)]),
     "empty nonce": lambda kept: get(kept, extensions=[build.nonce(b"")]),
     "critical extension": lambda kept: get(kept, extensions=[build.extension(build.PRIVATE, b"x", build.CRITICAL)]),
     "no basic": lambda kept: post(kept, extensions=[build.acceptable_responses(b"\x2a\x03")]),
@@ -637,6 +636,53 @@ def test_a_miss_is_fetched_and_answered_the_same_every_way(standing: ExpressRoom
             standing.run(ask(kept))
             standing.run(ask(kept) + get(standing.kept[0]), ask(kept))
             standing.run(get(standing.kept[0]) + ask(kept))
+
+
+@pytest.mark.clause("RFC 9654", "2.1", "MUST")
+def test_a_nonce_is_handed_over_and_answered_the_same_every_way(standing: ExpressRoom) -> None:
+    """NON-03: its octets come through as they are; alone, behind another, last on its connection; table or not."""
+    for kept in (*standing.live.values(), standing.kept[0], next(iter(standing.shelf.values()))):
+        for size in (1, 16, 32, 128):
+            extensions = [build.nonce(bytes(range(size)))]
+            for ask in (get, post):
+                octets = ask(kept, extensions=extensions)
+                missing = standing.lane.read(octets)
+                assert isinstance(missing, Missing)
+                nonce_octets = missing.nonce_octets
+                assert nonce_octets is not None
+                header = b"\x04%c" % size if size < 128 else b"\x04\x81\x80"
+                assert nonce_octets == header + bytes(range(size))
+                assert missing.cert_id_der == kept.question.cert_id_der
+                seen = standing.run(octets)
+                if kept.question.cert_id_der in standing.live:
+                    assert parse_replies(seen.out)[0].body == standing.signed(kept, nonce_octets)
+                assert standing.run(octets, octets, get(standing.kept[0])).statuses == {200: 3}
+                for others in (octets + get(standing.kept[0]), get(standing.kept[0]) + octets, octets * 2):
+                    assert standing.lane.read(others) is None
+                    standing.run(others)
+                assert standing.run(ask(kept, b"Connection: close", extensions=extensions)).closed
+    plain = standing.lane.read(get(next(iter(standing.live.values()))))
+    assert isinstance(plain, Missing)
+    assert plain.nonce_octets is None
+
+
+def test_a_nonce_that_is_ignored_is_left(tmp_path: Path) -> None:
+    """`nonce = "ignore"` is the endpoint's: it answers from the table."""
+    room = ExpressRoom(tmp_path, nonce="ignore")
+    for kept in (room.kept[0], *room.live.values()):
+        octets = get(kept, extensions=[build.nonce(b"n" * 16)])
+        assert room.lane.read(octets) is None
+        assert parse_replies(room.run(octets).out)[0].body == kept.response_der
+
+
+def test_a_nonce_about_a_serial_that_is_known_to_be_absent(room: ExpressRoom) -> None:
+    """Unauthorized at once: the presigner is not asked, every way."""
+    kept = room.make(room.corp, b"\x75\x03")
+    room.endpoint._absent.put(kept.question.issuer.id, b"\x75\x03", kept.question.serial_hash)
+    room.live[kept.question.cert_id_der] = kept
+    for ask in (get, post):
+        seen = room.run(ask(kept, extensions=[build.nonce(b"n" * 16)]))
+        assert parse_replies(seen.out)[0].body == UNAUTHORIZED
 
 
 @pytest.mark.parametrize("hash_name", ["sha1", "sha256", "sha384", "sha512"])

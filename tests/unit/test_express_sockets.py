@@ -20,6 +20,7 @@ from responder.log import configure_logging
 from tests.edge_room import until
 from tests.express_room import ExpressRoom, Streams, cut, get, post
 from tests.http_wire import parse_replies
+from tests.reference import request_builder as build
 
 READ_WITHIN_S = 10.0
 
@@ -169,9 +170,24 @@ def test_a_connection_whose_first_answer_was_fetched_is_lent_too(room: ExpressRo
     async def body(served: Served) -> None:
         client = await served.connect()
         await served.ask(client, get(late))
-        assert served.lent == 0
-        await served.ask(client, get(late))
         await until("the loan", lambda: served.lent == 1)
+        await served.ask(client, get(late))
+
+    serve(room, body)
+
+
+def test_nonces_are_answered_on_a_lent_socket(room: ExpressRoom) -> None:
+    """What the presigner signs for a client goes past the transport too, and leaves the socket where it is."""
+    kept = next(iter(room.live.values()))
+
+    async def body(served: Served) -> None:
+        client = await served.connect()
+        for number in range(3):
+            nonce = build.nonce(bytes([number]) * 32)
+            for request in (get(kept, extensions=[nonce]), post(kept, extensions=[nonce])):
+                (reply,) = parse_replies(await served.ask(client, request))
+                assert reply.body == room.signed(kept, b"\x04\x20" + bytes([number]) * 32)
+                await until("the loan", lambda: served.lent == 1)
 
     serve(room, body)
 
