@@ -81,6 +81,22 @@ class ResponseTemplate:
         ValueError as those functions do, KeyError for a serial that is not wanted.
         """
 
+    def nonce_answer(
+        self,
+        hash_name: str,
+        issuer_name_hash: bytes,
+        issuer_key_hash: bytes,
+        serial_octets: bytes,
+        wanted: tuple[int, int, int, bool, bool, int, int],
+        produced_at: int,
+        archive_cutoff: int,
+        nonce_octets: bytes,
+    ) -> bytes:
+        """Build what is signed for one CertID with a nonce: the same as by the functions above, which is mostly what is asked live.
+
+        ``wanted``: as of ``stored_answers``, and thisUpdate and nextUpdate. Raises ValueError as those functions do.
+        """
+
     def response(self, tbs_response_data: bytes, signature: bytes) -> bytes:
         """Build the OCSPResponse around the signed bytes, untouched; ``signature`` is the BIT STRING's octets."""
 

@@ -365,6 +365,28 @@ cdef class ResponseTemplate:
             messages.append(self.tbs_response_data(singles, produced_at))
         return messages
 
+    def nonce_answer(
+        self,
+        str hash_name not None,
+        bytes issuer_name_hash not None,
+        bytes issuer_key_hash not None,
+        bytes serial_octets not None,
+        wanted,
+        long long produced_at,
+        long long archive_cutoff,
+        bytes nonce_octets not None,
+    ):
+        cdef bytes single = encode_single_response(
+            encode_cert_id(hash_name, issuer_name_hash, issuer_key_hash, serial_octets),
+            wanted[0],
+            wanted[1],
+            wanted[2],
+            wanted[5],
+            wanted[6],
+            archive_cutoff if wanted[3] else NO_TIME,
+        )
+        return self.tbs_response_data((single,), produced_at, (encode_response_extension_nonce(nonce_octets),))
+
     def response(self, bytes tbs_response_data not None, bytes signature not None):
         check_sequence(tbs_response_data, "tbs_response_data")
         cdef Envelope envelope

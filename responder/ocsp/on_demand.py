@@ -17,7 +17,7 @@ from responder import live
 from responder.clock import Clock
 from responder.errors import StoreUnavailable
 from responder.http.caching import CachedResponse
-from responder.http.message import Response, field_lines
+from responder.http.message import STATUS_LINES, PreparedResponse, date_line, field_lines
 from responder.live import Reply, ReplyKind
 from responder.log import get_logger
 from responder.metrics import LIVE_QUESTIONS
@@ -29,10 +29,12 @@ from responder.store.redis_store import EdgeStore
 log = get_logger(__name__)
 
 PROBE_S = 1.0  # while the presigner is silent: how often it is asked all the same
+GATHER_S = 0.001  # how long a question waits for others while some are on their way
 REPLIES_A_TURN = 32  # of the loop, half a millisecond: ready answers do not wait for more of those that were signed
 MAX_ASKED = 3  # times that one question is asked whose bucket the journal keeps naming
 FIRST_ID = b"0-0"  # the stream is this process's own: nothing in it is older than the first question
 _IDS = 2**32
+_OK_LINE = STATUS_LINES[200]
 _PRIVATE_LINES = field_lines(
     (
         (b"Content-Type", OCSP_RESPONSE_TYPE),
@@ -127,8 +129,13 @@ class OnDemandSource:
         pending.outdated = False
         self._pending[self._next_id] = pending
         if not self._fresh:
-            # call_soon: after every read of this tick has brought its queries.
-            asyncio.get_running_loop().call_soon(self._send)
+            loop = asyncio.get_running_loop()
+            if len(self._pending) > 1:
+                # Who is asked already is busy, or nearly: what a trip through Redis costs is shared with who comes in a moment.
+                loop.call_later(GATHER_S, self._send)
+            else:
+                # call_soon: after every read of this tick has brought its queries.
+                loop.call_soon(self._send)
         self._fresh.append(self._next_id)
         self._wanted.set()
 
@@ -251,7 +258,8 @@ class OnDemandSource:
             if len(questions) == 1:
                 self._absent.put(pending.ca, first.serial_octets, first.serial_hash)
             return Outcome.UNASSIGNED
-        if reply.kind is not ReplyKind.ANSWER or reply.next_update <= self._clock.now():
+        now = self._clock.now()
+        if reply.kind is not ReplyKind.ANSWER or reply.next_update <= now:
             return Outcome.NOT_SIGNED
         try:
             cert_status, is_dual = _checked(questions, pending.nonce_octets, reply)
@@ -259,7 +267,7 @@ class OnDemandSource:
             log.error("live_answer_refused", error=str(error), ca=first.issuer.name)
             return Outcome.INTERNAL
         if not (reply.store_hint and len(questions) == 1 and pending.nonce_octets is None):
-            return LiveAnswer(cert_status, _private_response(reply.response_der))
+            return LiveAnswer(cert_status, _private_response(reply.response_der, int(now)))
         terms = terms_of(first.issuer, reply.this_update, reply.next_update)
         response = CachedResponse(
             reply.response_der,
@@ -328,9 +336,12 @@ def _checked(questions: Sequence[Question], nonce_octets: bytes | None, reply: R
     return _CERT_STATUSES[check_answer(cert_ids, None, reply.response_der)], True
 
 
-def _private_response(response_der: bytes) -> Response:
-    """Build the response for one client alone.
+def _private_response(response_der: bytes, second: int) -> PreparedResponse:
+    """Build the response for one client alone, who gets it at once.
 
     RFC 6960 §4.4.1: a nonce answer is of no use to others. RFC 9919 §7.2: no no-store on an authoritative answer.
     """
-    return Response.of_lines(200, response_der, _PRIVATE_LINES)
+    return PreparedResponse(
+        b"%b%b%bContent-Length: %d\r\n\r\n%b"
+        % (_OK_LINE, date_line(second), _PRIVATE_LINES, len(response_der), response_der)
+    )

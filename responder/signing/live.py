@@ -239,19 +239,23 @@ class LiveSigner:
         changed = watch.changed(before, after)
         replies: list[Reply] = []
         to_store: list[tuple[_Draft, bytes]] = []
+        make_response = desk.signer.template.response
         for draft, signature in zip(drafts, signatures, strict=True):
             question = draft.waiting.question
             if changed and not changed.isdisjoint(question.serials):
                 replies.append(_try_later(draft.waiting))
                 continue
             may_be_kept = draft.may_be_kept
+            this_update, next_update = draft.singles[0][-2:]
+            for single in draft.singles[1:]:
+                this_update, next_update = max(this_update, single.this_update), min(next_update, single.next_update)
             replies.append(
                 Reply(
                     question.id,
                     ReplyKind.ANSWER,
-                    desk.signer.template.response(draft.message, signature),
-                    max([single.this_update for single in draft.singles]),
-                    min([single.next_update for single in draft.singles]),
+                    make_response(draft.message, signature),
+                    this_update,
+                    next_update,
                     may_be_kept,
                 )
             )
@@ -313,6 +317,10 @@ class LiveSigner:
 def _draft(desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], bucket: int) -> _Draft | ReplyKind:
     """Decide what one question's answer says, or how it ends without one."""
     question = one.question
+    if question.nonce_octets is not None and len(texts) == 1 and texts[0] is not None:
+        draft = _draft_usual(desk, moment, one, texts, texts[0], question.nonce_octets, bucket)
+        if draft is not None:
+            return draft
     try:
         known = [moment.wanted(text) if text is not None else None for text in texts]
     except ValueError as error:
@@ -360,6 +368,31 @@ def _draft(desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], b
         log.error("live_answer_not_encoded", ca=desk.issuer.name, error=str(error))
         return ReplyKind.TRY_LATER
     return _Draft(one, moment, texts, bucket, singles, message)
+
+
+def _draft_usual(
+    desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], text: str, nonce_octets: bytes, bucket: int
+) -> _Draft | None:
+    """As ``_draft`` does it, in less time, for one certificate with a nonce; None where anything is out of the way."""
+    question, issuer = one.question, desk.issuer
+    hash_name = question.hash_name
+    try:
+        want = moment.wanted(text)
+        if want is None or not moment.can_sign(want):
+            return None
+        message = desk.signer.template.nonce_answer(
+            hash_name,
+            issuer.name_hashes[hash_name],
+            issuer.key_hashes[hash_name],
+            question.serials[0],
+            want,
+            moment.now,
+            moment.archive_cutoff if want.has_archive_cutoff else NO_TIME,
+            nonce_octets,
+        )
+    except ValueError:
+        return None  # told of by _draft, which meets it too
+    return _Draft(one, moment, texts, bucket, [want], message)
 
 
 def _record(desk: Desk, drafts: Sequence[_Draft], signatures: Sequence[bytes]) -> None:

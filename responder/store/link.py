@@ -26,6 +26,7 @@ from responder.store.target import Target
 Command = tuple[Any, ...]
 Sendable = Command | bytes  # bytes: one command, packed already
 LEAST_VERSION = (6, 2)
+_PLAIN_REPLIES = frozenset({bytes, int, list})  # of RESP2, beside nil and errors
 # redis-py's connections are partly untyped.
 _CLASSES: tuple[Any, Any, Any] = (UnixDomainSocketConnection, Connection, SSLConnection)
 _TERMS: dict[str, Any] = {
@@ -158,8 +159,27 @@ class Link:
         """Read replies, in the order in which they were asked for, until ``wanted`` has its own."""
         with self._lock, self._dropping():
             while wanted.replies is None and wanted.error is None:
-                self._pending[0].replies = [self._reply() for _ in range(self._pending[0].count)]
+                self._pending[0].replies = self._read_replies(self._pending[0].count)
                 self._pending.popleft()
+
+    def _read_replies(self, count: int) -> list[Any]:
+        """Read so many replies: what came in one packet with another is taken from the parser at once, for speed."""
+        replies: list[Any] = []
+        while len(replies) < count:
+            replies.append(self._reply())
+            # redis-py's own, which has no public name for it; another parser than hiredis's is asked reply by reply.
+            reader = getattr(getattr(self._connection, "_parser", None), "_reader", None)
+            while reader is not None and len(replies) < count:
+                reply = reader.gets(False)
+                if reply is not None and type(reply) not in _PLAIN_REPLIES:
+                    if isinstance(reply, ResponseError):
+                        replies.append(reply)
+                        continue
+                    if isinstance(reply, Exception):
+                        raise reply
+                    break  # no whole one is there yet
+                replies.append(reply)
+        return replies
 
     def _reply(self) -> Any:
         try:

@@ -523,3 +523,45 @@ def test_questions_are_answered_between_slices_of_the_presigner(room: Room) -> N
     answered = asker.receive()
     assert [reply.kind for reply in answered] == [ReplyKind.ANSWER]
     presigner.give_back()
+
+
+# --- the usual question -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ocsp_options", ["", 'archive_cutoff = "none"'])
+@pytest.mark.parametrize("hash_name", ["sha1", "sha256", "sha384"])
+def test_the_usual_question_is_drafted_as_any_other(
+    make_room: RoomMaker, monkeypatch: pytest.MonkeyPatch, ocsp_options: str, hash_name: str
+) -> None:
+    """One certificate and a nonce: every status, times, cutoff and refusal octet for octet as the general way."""
+    room = make_room(ocsp_options=ocsp_options)
+    room.load({1: GOOD})
+    info = room.store.ca_info(room.issuer.id)
+    assert info is not None
+    (desk,) = room.presigner().desks.values()
+    now = room.clock.now()
+    moment = desk.moment(now, info)
+    assert moment is not None
+    texts = [
+        GOOD,
+        f"good exp={format_utc(now + 60)}",
+        f"good exp={format_utc(now - 60)}",
+        f"good exp={format_utc(now - 9_000 * DAY_S)}",
+        revoked(now - 90),
+        revoked(now - 90, "unspecified"),
+        revoked(now + 90),
+        revoked(now - 90, "removeFromCRL"),
+        "rubbish",
+    ]
+    for text in texts:
+        for serial in (b"\x01", b"\x00" + b"\x80" * 20):
+            for nonce in (NONCE, b"\x04\x01x", b"\x04\x81\x80" + bytes(128), b"raw", b"\x04\x00"):
+                one = live_signing._Waiting("w1", Question(1, room.issuer.id, hash_name, (serial,), nonce), 0.0)
+                drafts = []
+                for usual in (live_signing._draft_usual, lambda *_: None):
+                    with monkeypatch.context() as patched:
+                        patched.setattr(live_signing, "_draft_usual", usual)
+                        drafts.append(live_signing._draft(desk, moment, one, [text], 3))
+                assert drafts[0] == drafts[1], (text, nonce)
+                quick = live_signing._draft_usual(desk, moment, one, [text], text, nonce, 3)
+                assert (quick is None) == isinstance(drafts[0], ReplyKind)

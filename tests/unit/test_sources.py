@@ -295,6 +295,26 @@ def test_questions_gather_while_an_entry_is_on_its_way(room: Room) -> None:
         assert [len(live.decode_ask(fields).questions) for fields in entries] == [1, 7]
 
 
+def test_questions_wait_a_moment_for_others_while_one_is_asked(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first goes at once; those of later turns share the next trip through Redis."""
+    monkeypatch.setattr(on_demand_module, "GATHER_S", 0.2)
+
+    @in_edge(room)
+    async def _(edge: EdgeRoom) -> None:
+        entries = note_entries(edge)
+        asked = [asyncio.ensure_future(edge.ask(SERIALS[0], nonce=bytes([1] * 16)))]
+        await until("the first entry", lambda: entries)
+        for n in range(2, 9):
+            asked.append(asyncio.ensure_future(edge.ask(SERIALS[n], nonce=bytes([n] * 16))))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert len(entries) == 1
+        await until("the second entry", lambda: len(entries) == 2)
+        async with edge.presigning():
+            await asyncio.gather(*asked)
+        assert [len(live.decode_ask(fields).questions) for fields in entries] == [1, 7]
+
+
 def test_ready_answers_do_not_wait_for_live_ones(room: Room) -> None:
     """DESIGN §6: with the live queue full, a hot answer goes out in the same turn of the loop, without a call to Redis."""
 
