@@ -264,7 +264,11 @@ class Presigner:
         if urgent_only:
             due_at = float(DUE_REVOKED if self._store_is_full else DUE_ASKED_FOR)
             lease_s = now + LEASE_S - due_at
-        claims = self._store.claim_due(range(PARTITIONS), due_at, lease_s, limit, list(self.desks)) if limit > 0 else []
+        # What is urgent for a key that rests keeps its place, and is the first that is signed when it works again.
+        awake = [ca for ca, desk in self.desks.items() if not desk.press.is_resting]
+        if limit <= 0 or not awake:
+            return 0
+        claims = self._store.claim_due(range(PARTITIONS), due_at, lease_s, limit, awake)
         self._to_begin = claims
         # Neighbours of one CA together, and never a later claim before a more urgent one.
         for ca, group in itertools.groupby(claims, key=lambda claim: claim.ca):
@@ -445,7 +449,9 @@ class Presigner:
                 )
         except SignerUnavailable as error:
             self._last_refusal = error
-            work.next_due, work.next_update = self._clock.now() + FAILED_RECHECK_S, None
+            # A revocation stays one; routine work makes room for other keys'.
+            again = work.claim.score if work.is_urgent else self._clock.now() + FAILED_RECHECK_S
+            work.next_due, work.next_update = again, None
             return
         for part in work.parts:
             seen, slot = work.seen[part.hash_name], part.group.slot

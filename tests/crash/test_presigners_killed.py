@@ -63,10 +63,11 @@ def test_without_a_fault_nothing_is_signed_twice(
     """A first load, then a refresh of everything: each certificate once, by one of them."""
     room.load(dict.fromkeys(SERIALS, GOOD), bits=BITS)
     for _ in range(2):
-        # Each has claimed something when it reads its CA; there it waits until all have.
+        # Each has claimed something when it reads its CA for the second time (the first is the look at its capacity); there it
+        # waits until all have.
         everyone = threading.Barrier(PRESIGNERS)
         for proxy in proxies:
-            proxy.strike(1, name="HGETALL", cut=False, then=lambda _, all_have=everyone: all_have.wait(60))
+            proxy.strike(2, name="HGETALL", cut=False, then=lambda _, all_have=everyone: all_have.wait(60))
         said = sign_at_once(room, drivers, [proxy.path for proxy in proxies])
         assert [code for _, code in said] == [0] * PRESIGNERS
         shares = [int((words or "").removeprefix("done ")) for words, _ in said]

@@ -687,3 +687,29 @@ def test_figures(room: Room) -> None:
     assert soonest == int(room.clock.now()) - 6 + 4 * DAY_S
     assert REGISTRY.get_sample_value("revocast_due_buckets", {"urgency": "routine"}) == 0
     assert REGISTRY.get_sample_value("revocast_signatures_total", {"ca": "corp", "why": "routine"})
+
+
+def test_a_revocation_keeps_its_place_while_the_key_rests(room: Room) -> None:
+    """It is not put off among routine work, and is the first that is signed when the key works again."""
+    room.load(dict.fromkeys(range(1, 300), GOOD))
+    presigner = room.presigner()
+    presigner.run_until_idle()
+    room.clock.advance(2 * DAY_S)
+    room.set_as_of()
+
+    def fail() -> None:
+        raise SignerUnavailable("the token is gone")
+
+    room.key.on_sign = fail
+    room.change(7, revoked(int(room.clock.now())))
+    bucket = room.bucket_of(7)
+    for _ in range(3):
+        presigner.run_once()
+        assert room.store.due_at(room.issuer.id, bucket) == DUE_REVOKED
+    room.key.on_sign = lambda: None
+    room.clock.advance(31)
+    before = room.key.count
+    while (answer := room.stored(7)) is None or answer.certificate_status.name != "REVOKED":
+        presigner.turn()
+        assert room.key.count - before <= 4, "the first slice"
+    presigner.give_back()

@@ -69,10 +69,11 @@ def test_a_status_that_is_none_does_not_end_the_live_signer(room: Room) -> None:
     room.load({1: GOOD, 2: "nonsense"})
     live = room.live()
     questions = [Question(serial, room.issuer.id, "sha1", (serial_to_octets(serial),), NONCE) for serial in (1, 2)]
-    room.store.xadd(room.store.layout.ask(), encode_ask("w1", 0, questions), maxlen=100)
+    client, at_ms = room.server.client(), int(room.clock.now() * 1000)
+    client.xadd(room.store.layout.ask(), encode_ask("w1", at_ms, questions), id=f"{at_ms}-*")
     while live.poll(None) or live._queue:
         pass
-    entries = room.store.xread(room.store.layout.replies("w1"), "0")
+    entries = client.xrange(room.store.layout.replies("w1"))
     kinds = {reply.id: reply.kind for _, fields in entries for reply in decode_replies(fields)}
     assert kinds == {1: ReplyKind.ANSWER, 2: ReplyKind.TRY_LATER}
 
