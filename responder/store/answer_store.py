@@ -6,7 +6,7 @@ For the presigning role. Called through redis_store.Store alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import hiredis
@@ -20,6 +20,9 @@ from responder.store.values import AnswerBucket, Claim, Finished, SignedAnswer, 
 LOOK_MOST = 128  # buckets of a partition whose answers run out first that are looked at for one claim, over all CAs
 LOOK_LEAST = 16  # the same, of each CA
 
+# A due bucket in the order of its claim: class of urgency, nextUpdate, score, partition, member of the due set.
+_Candidate = tuple[float, float, float, int, bytes]
+
 
 class AnswerStore(StoreBase):
     """Due buckets, answers and signers."""
@@ -29,27 +32,32 @@ class AnswerStore(StoreBase):
     def claim_due(
         self, partitions: Iterable[int], now: float, lease_s: float, limit: int, cas: Sequence[str] = ()
     ) -> list[Claim]:
-        """Claim up to ``limit`` buckets that are due at ``now``, the most urgent first.
+        """Claim up to ``limit`` buckets that are due at ``now``, the most urgent first; none: there are none.
 
         Revocations, what was asked for, then those whose answers run out first, and at last those that have none yet.
         Of other CAs than ``cas`` it is not known when answers run out. A claim that is not finished comes due again at
         ``now + lease_s``.
         """
         look = max(LOOK_LEAST, limit, LOOK_MOST // max(1, len(cas)))
-        partitions = list(partitions)
-        peeks: list[Command] = []
+        peeks: dict[int, Command] = {}
         for p in partitions:
             keys = (self.layout.due(p), *(self.layout.expiry(ca, p) for ca in cas))
-            peeks.append(("EVALSHA", scripts.PEEK.sha, len(keys), *keys, score_text(now), limit, look, *cas))
-        waiting: list[tuple[float, float, float, int, bytes]] = []
-        for p, reply in zip(partitions, self._run(peeks, scripts.PEEK), strict=True):
+            peeks[p] = ("EVALSHA", scripts.PEEK.sha, len(keys), *keys, score_text(now), limit, look, *cas)
+        # Where others were quicker with every one of them, they have the work: it is looked for again.
+        while chosen := self._most_urgent(peeks, limit):
+            if claims := self._win(chosen, now + lease_s):
+                return claims
+        return []
+
+    def _most_urgent(self, peeks: Mapping[int, Command], limit: int) -> list[_Candidate]:
+        waiting: list[_Candidate] = []
+        for p, reply in zip(peeks, self._run(list(peeks.values()), scripts.PEEK), strict=True):
             for member, sent, next_update in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
                 score = float(sent)
                 waiting.append((min(score, layout.DUE_ASKED_FOR + 1), float(next_update), score, p, member))
-        chosen = sorted(waiting)[:limit]
-        if not chosen:
-            return []
-        lease = now + lease_s
+        return sorted(waiting)[:limit]
+
+    def _win(self, chosen: Sequence[_Candidate], lease: float) -> list[Claim]:
         by_partition = {p: [one for one in chosen if one[3] == p] for p in sorted({one[3] for one in chosen})}
         commands = [
             (
