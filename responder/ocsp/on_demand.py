@@ -29,7 +29,7 @@ from responder.store.redis_store import EdgeStore
 log = get_logger(__name__)
 
 PROBE_S = 1.0  # while the presigner is silent: how often it is asked all the same
-GATHER_S = 0.001  # how long a question waits for others while some are on their way
+GATHER_S = 0.0003  # how long a question waits for others while some are on their way
 REPLIES_A_TURN = 32  # of the loop, half a millisecond: ready answers do not wait for more of those that were signed
 MAX_ASKED = 3  # times that one question is asked whose bucket the journal keeps naming
 FIRST_ID = b"0-0"  # the stream is this process's own: nothing in it is older than the first question
