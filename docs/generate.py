@@ -267,9 +267,11 @@ _BY_VALIDATOR = {
     "parse_duration": "duration",
     "parse_listen": "address",
     "parse_start": "time",
-    "_key_reference": "file, or pkcs11: URI",
+    "key_reference": "file, or pkcs11: URI",
+    "mirror_reference": "path or URL",
+    "previous_reference": "file or URL",
 }
-_PATH_VALIDATORS = {"_existing", "_relative_to_file"}
+_PATH_VALIDATORS = {"existing", "relative_to_file"}
 _PLAIN = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
 
 
@@ -323,7 +325,7 @@ def kind_of(annotation: Any, metadata: list[Any]) -> Kind:
     if unknown := set(functions) - _BY_VALIDATOR.keys() - _PATH_VALIDATORS:
         raise GenerateError(f"docs/generate.py knows no words for values checked by {sorted(unknown)}")
     names = [_BY_VALIDATOR[function] for function in functions if function in _BY_VALIDATOR]
-    name = names[0] if names else "file" if "_existing" in functions else _PLAIN[annotation]
+    name = names[0] if names else "file" if "existing" in functions else _PLAIN[annotation]
     return Kind(name, limits=_limits(metadata, name))
 
 

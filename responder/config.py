@@ -11,74 +11,23 @@ import os
 import re
 import socket
 import tomllib
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from responder.config_crl import CRLConfig, check_profile
+from responder.config_types import DAY_S as DAY_S
+from responder.config_types import HOUR_S as HOUR_S
+from responder.config_types import AnyPath as AnyPath
+from responder.config_types import Duration as Duration
+from responder.config_types import FilePath as FilePath
+from responder.config_types import Listen, Section, Start
+from responder.config_types import SignerConfig as SignerConfig
+from responder.config_types import parse_listen as parse_listen
 from responder.errors import ConfigError
 
 ACCEPTED_CONFIG_ENV = "REVOCAST_ACCEPTED_CONFIG"  # set by the supervisor for its roles only
-DAY_S = 86_400
-HOUR_S = 3_600
-_UNITS = {"s": 1, "m": 60, "h": HOUR_S, "d": DAY_S}
-
-
-def parse_duration(value: object) -> int:
-    """Read ``"4d"``, ``"12h"``, ``"30m"`` or ``"10s"`` as seconds."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError('must be a number and a unit, such as "4d", "12h", "30m" or "10s"')
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def parse_listen(value: object) -> tuple[str, int]:
-    """Read ``"127.0.0.1:8080"`` or ``"[::1]:8080"`` as host and port; port 0 takes a free one."""
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:\s]+)):(\d{1,5})", value) if isinstance(value, str) else None
-    if match is None or int(match[3]) > 65_535:
-        raise ValueError('must be "HOST:PORT" or "[IPV6]:PORT" with a port of 0 to 65535')
-    return (match[1] or match[2], int(match[3]))
-
-
-def parse_start(value: object) -> int:
-    """Read a TOML time with an offset, such as ``2026-12-01T00:00:00Z`` (no quotes), as POSIX seconds."""
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise ValueError("must be a time with its offset and without quotes, such as 2026-12-01T00:00:00Z")
-    return int(value.timestamp())
-
-
-def _relative_to_file(value: Path, info: ValidationInfo) -> Path:
-    base: Path = info.context["base"] if info.context else Path()
-    return base / value
-
-
-def _existing(value: Path) -> Path:
-    if not value.is_file():
-        raise ValueError(f"no such file: {value}")
-    return value
-
-
-Duration = Annotated[int, BeforeValidator(parse_duration)]
-Start = Annotated[int, BeforeValidator(parse_start)]
-Listen = Annotated[tuple[str, int], BeforeValidator(parse_listen)]
-FilePath = Annotated[Path, AfterValidator(_relative_to_file), AfterValidator(_existing)]
-AnyPath = Annotated[Path, AfterValidator(_relative_to_file)]
-
-
-class Section(BaseModel):
-    """A table of the file: closed (unknown keys are errors), strict types, immutable once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RedisUser(Section):
@@ -95,6 +44,7 @@ class RedisRoles(Section):
     serve: RedisUser | None = Field(None, description="The HTTP workers: read only.")
     follow: RedisUser | None = Field(None, description="The loaders and `revocast revoke`: the writer of statuses.")
     presign: RedisUser | None = Field(None, description="The presigner: the writer of answers.")
+    publish: RedisUser | None = Field(None, description="The publisher of CRLs: the writer of their numbers and texts.")
 
 
 class RedisConfig(RedisUser):
@@ -219,40 +169,6 @@ class SourceConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-def _key_reference(value: str, info: ValidationInfo) -> str:
-    if value.startswith("pkcs11:"):
-        return value
-    return str(_existing(_relative_to_file(Path(value), info)))
-
-
-class SignerConfig(Section):
-    """A key that signs answers, and its certificate."""
-
-    table: ClassVar[str] = "ocsp"  # where it stands within its CA's table, for errors
-
-    certificate: FilePath | None = Field(
-        None,
-        description="PEM of the delegated signer; absent: the CA itself signs (its certificate must assert digitalSignature).",
-    )
-    key: Annotated[str, AfterValidator(_key_reference)] = Field(
-        description="PEM file of the signer's key, or a pkcs11: URI (RFC 7512)."
-    )
-    pin_file: FilePath | None = Field(
-        None, description="File whose first line is the token's user PIN or the PEM key's passphrase."
-    )
-    pin_env: str | None = Field(None, description="Environment variable that holds it.")
-    sessions: int = Field(
-        2,
-        ge=1,
-        le=64,
-        description="Sessions with a PKCS#11 token that sign at the same time: as many as its cores; 32 where each signature waits for a network.",
-    )
-    rsa_padding: Literal["pkcs1", "pss"] | None = Field(
-        None,
-        description="How an RSA key signs: pkcs1 (PKCS #1 v1.5, which every client knows) or pss, both with SHA-256; absent: pkcs1, but pss where the certificate's key is id-RSASSA-PSS. Other keys refuse it.",
-    )
-
-
 class NextSignerConfig(SignerConfig):
     """The signer that takes over at a time set ahead, without a restart."""
 
@@ -328,6 +244,7 @@ class CAConfig(Section):
     retention: Duration = Field(30 * DAY_S, description="How long a certificate is answered for after it expired.")
     source: SourceConfig = Field(description="The CA's database.")
     ocsp: OCSPConfig = Field(description="The answers' signer and terms.")
+    crl: CRLConfig | None = Field(None, description="The CA's CRLs; absent: there are none here.")
 
     @model_validator(mode="after")
     def _profile_holds(self) -> CAConfig:
@@ -344,6 +261,8 @@ class CAConfig(Section):
         if self.profile == "webpki" and ocsp.archive_cutoff == "issuer":
             # EN 319 411-2 CSS-6.3.10-10 alone: the answer then promises statuses since the CA's first day.
             raise ValueError(f'ocsp.archive_cutoff must be "none" or "retention" {got}, and is "issuer"')
+        if self.crl is not None:
+            check_profile(self.crl, self.profile)
         return self
 
 

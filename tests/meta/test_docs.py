@@ -60,12 +60,15 @@ def example_dir(tmp_path: Path, pki: Callable[..., PKI]) -> Path:
         "ocsp.key": ca.signer.key_path,
         "ocsp-2027.pem": ca.signer.certificate_path,
         "ocsp-2027.key": ca.signer.key_path,
+        "ca.key": ca.key_path,
+        "crl-signer.pem": ca.certificate_path,
+        "last-of-the-ca.crl": ca.certificate_path,
     }
     for name, source in files.items():
         (tmp_path / name).write_bytes(source.read_bytes())
-    for name in ("redis", "serve", "follow", "presign"):
+    for name in ("redis", "serve", "follow", "presign", "publish"):
         (tmp_path / f"{name}.password").write_text("secret\n")
-    for name in ("ocsp.pin", "ocsp-2027.pin", "token.pin"):
+    for name in ("ocsp.pin", "ocsp-2027.pin", "token.pin", "ca.pin"):
         (tmp_path / name).write_text("1234\n")
     for name in ("index.txt", "index-2025.txt"):
         (tmp_path / name).write_text("")
@@ -93,8 +96,20 @@ def walk(model: type[BaseModel], raw: dict[str, Any], path: str = "") -> Iterato
         value = raw.get(field.alias or name)
         yield dotted, field, value
         if kind.model is not None:
-            inner = value[0] if kind.is_list and value else value
+            inner = merged(value) if kind.is_list and value else value
             yield from walk(kind.model, inner or {}, f"{dotted}.")
+
+
+def merged(tables: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put tables together, the first one's values before the others': what excludes each other stands in two CAs."""
+    found: dict[str, Any] = {}
+    for table in tables:
+        for key, value in table.items():
+            if isinstance(value, dict) and isinstance(found.get(key, {}), dict):
+                found[key] = merged([found.get(key, {}), value])
+            else:
+                found.setdefault(key, value)
+    return found
 
 
 def test_the_example_shows_every_key_and_the_right_defaults() -> None:
