@@ -1,18 +1,22 @@
 """The contract of a loader: how a CA's database is read. loaders/runner.py does the rest for all of them.
 
 A loader only reads, and judges nothing: what may follow upon what is responder.revocation's business. It never writes
-to its source. Each loader is used by one thread. Called by loaders/runner.py and loaders/follow.py's poll.
+to its source. Each loader is used by one thread. ``peek`` and ``snapshot`` are all that one must have; one that also has
+``changes`` is read by what changed, one that also has ``discover`` tells whose certificates its source holds. Called by
+loaders/runner.py and loaders/follow.py's poll; tried by loaders/contract_suite.py; docs/loaders/writing-one.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from responder.clock import Clock
+from responder.config import HOUR_S, Duration
 from responder.errors import LoadError
 from responder.issuers import Issuer
 
@@ -57,10 +61,13 @@ class Batch:
 
 
 class Snapshot(Protocol):
-    """One whole reading of a source. Read ``batches`` to its end once; the rest is known only then."""
+    """One whole reading of a source. Read ``batches`` to its end once; the rest is known only then.
+
+    A snapshot of a loader that has ``changes`` also has ``cursor: str``, as in ``Changes``.
+    """
 
     as_of: float  # POSIX seconds: the moment before the reading began, or a copy's own time; known at once
-    size: int  # what ``Batch.position`` counts up to; for a progress bar; known at once
+    size: int  # octets that ``Batch.position`` counts up to; 0: it counts rows, and nobody knows how many there are
     fingerprint: str  # names what was read: two snapshots with the same fingerprint hold the same rows
     whole: bool  # False: the source was changing or breaks off; its rows hold, what is not in it says nothing
 
@@ -73,6 +80,73 @@ class Snapshot(Protocol):
         ...
 
 
+class Changes(Protocol):
+    """The rows that a source changed since a cursor. Read ``batches`` to its end once; ``cursor`` is known only then."""
+
+    as_of: float  # POSIX seconds: the moment before the reading began
+    cursor: str  # where the next reading goes on; opaque to all but the loader
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield what changed, and what lies in the overlap once more, in the order of the changes."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the source, also in mid-reading."""
+        ...
+
+
+class Rows:
+    """A ready-made Snapshot and Changes over an iterator of batches: all that a simple loader needs.
+
+    The fingerprint is made from the rows, in their order. ``cursor`` is asked for when the batches have ended.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        as_of: float,
+        *,
+        size: int = 0,
+        cursor: Callable[[], str] = lambda: "",
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``batches`` may raise SourceUnavailable. Where it is a generator it is closed before ``close`` is called."""
+        self._batches = iter(batches)
+        self._cursor = cursor
+        self._close = close
+        self.as_of = as_of
+        self.size = size
+        self.fingerprint = ""
+        self.whole = False
+        self.cursor = ""
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches as they are."""
+        digest, count = hashlib.sha256(), 0
+        for batch in self._batches:
+            count += len(batch.rows)
+            if not self.size:
+                batch.position = count
+            digest.update(repr((batch.rows, batch.released, [str(row) for row in batch.rejected])).encode())
+            yield batch
+        self.fingerprint, self.cursor, self.whole = digest.hexdigest(), self._cursor(), True
+
+    def close(self) -> None:
+        """Let go of the source."""
+        if isinstance(self._batches, Generator):
+            self._batches.close()
+        self._close()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundIssuer:
+    """An issuer that a source holds. ``certificate_der`` None: the source names it, but has not its certificate."""
+
+    name: str  # as the source calls it: a subject, a label
+    certificate_der: bytes | None = None
+    rows: int | None = None  # certificates of it, where that is cheap to know
+
+
 class LoaderOptions(BaseModel):
     """The keys of ``source`` that every loader knows; each adds its own. Unknown keys are errors."""
 
@@ -83,6 +157,15 @@ class LoaderOptions(BaseModel):
         ge=0.0,
         le=1.0,
         description="Share of the certificates that may vanish from the source at once; above it nothing is removed, with an alarm. 1 allows all.",
+    )
+    poll: Duration | None = Field(
+        None,
+        description="How often the source is looked at for changes; absent: twice a second, a database each second.",
+    )
+    reconcile: Duration = Field(
+        HOUR_S,
+        ge=1,
+        description="How often the whole source is read and compared, although nothing seems to have changed.",
     )
 
     @property
@@ -109,6 +192,44 @@ class Loader(Protocol):
     def snapshot(self) -> Snapshot:
         """Start one whole reading."""
         ...
+
+
+@runtime_checkable
+class Incremental(Protocol):
+    """What a loader has besides where its source tells what changed.
+
+    Then ``peek`` is not asked: each poll reads the changes. Every reading is one consistent view of a live source (one
+    transaction), and a row states the status now: nothing waits for a second, equal reading but removals. Those are
+    found by the whole passes alone.
+    """
+
+    def changes(self, cursor: str) -> Changes:
+        """Start to read what changed since ``cursor``, less an overlap for clocks and transactions that differ.
+
+        Raises SourceUnavailable, and CursorLost where the cursor says nothing to it: then the whole source is read.
+        """
+        ...
+
+
+@runtime_checkable
+class Discovering(Protocol):
+    """What a loader has besides where its source holds the issuers."""
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return the issuers that the source holds, configured or not; raises SourceUnavailable."""
+        ...
+
+
+class CursorLost(Exception):
+    """A cursor of another source, or of an older version: only a whole pass says what changed since."""
+
+
+def is_consistent(loader: Loader) -> bool:
+    """Say whether each reading is one consistent view of a live source, as of every Incremental loader.
+
+    Others say it with an attribute ``consistent = True``.
+    """
+    return isinstance(loader, Incremental) or bool(getattr(loader, "consistent", False))
 
 
 # How the registry makes a loader: its checked options, its CA, the other CAs that share the source, and the time.

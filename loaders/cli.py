@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from loaders.follow import follow_all
@@ -83,7 +92,7 @@ def follow(
 
 
 class _RateColumn(ProgressColumn):
-    """Rows a second while comparing, megabytes a second while reading."""
+    """Rows a second, megabytes a second while reading a file."""
 
     def render(self, task: Task) -> Text:
         """Return the rate."""
@@ -101,6 +110,7 @@ def _bar() -> Iterator[Callable[[str], PassProgress]]:
         BarColumn(),
         _RateColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),  # of "reading rows" by the count of the last pass
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
@@ -109,8 +119,9 @@ def _bar() -> Iterator[Callable[[str], PassProgress]]:
 
             def told(what: str, done: int, total: int) -> None:
                 if what not in tasks:
-                    tasks[what] = progress.add_task(f"{name}: {what}", total=total)
-                progress.update(tasks[what], completed=done, total=total)
+                    tasks[what] = progress.add_task(f"{name}: {what}", total=None)
+                # Nobody knows how many rows there will be on a first load, and later there may be more than before.
+                progress.update(tasks[what], completed=done, total=max(total, done) if total else None)
 
             return told
 

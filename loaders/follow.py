@@ -1,6 +1,7 @@
 """The follow role: every CA's source is watched, and each change is brought in within a second.
 
-One thread for each CA, so that one that is slow or out of reach holds up no other. While a source stays as it is, its
+A source that tells what changed is read from a cursor, also while a whole pass is under way; any other as a whole. One
+thread for each CA, so that one that is slow or out of reach holds up no other. While a source stays as it is, its
 ``as_of`` moves on; while it is out of reach, it does not, and the answers run out. A store that was restarted, failed
 over or emptied is brought up to date by a whole pass (DESIGN §5, Commit). Started by the supervisor through
 loaders/cli.py.
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from loaders.base import Loader
+from loaders.base import Incremental, Loader
 from loaders.reading import PassReport
 from loaders.registry import open_loader
 from loaders.report import log_report
@@ -29,8 +30,9 @@ from responder.store.redis_store import Store
 log = get_logger(__name__)
 
 POLL_S = 0.5  # a change is seen within this, and brought in within a second where it is small
+POLL_DATABASE_S = 1.0  # of a source that is asked for its changes: each costs it a query
+SHRUNK_AGAIN_S = 60  # a source that listed too few is read as a whole again; no change would tell that it recovered
 AS_OF_EVERY_S = 2.0  # an unchanged source's as_of is written this often: one small write
-RECONCILE_EVERY_S = 3600.0  # a whole pass although nothing seems to have changed: expired rows go, losses come back
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 5.0
 ALARM_EVERY_S = 60.0
@@ -58,6 +60,7 @@ class CAFollower:
         self._spool_dir = config.data_dir / "spool"
         self._loader: Loader
         self._loader, self._options = open_loader(issuers, issuer, config_file, clock)
+        self._is_incremental = isinstance(self._loader, Incremental)
         self._store: Store | None = None
         self._runner: Runner | None = None
         self._run_id = ""
@@ -66,6 +69,9 @@ class CAFollower:
         self._report: PassReport | None = None
         self._next_pass_at = 0.0  # monotonic; a pass that wants to be confirmed is done again then
         self._reconcile_at = 0.0
+        self._is_current = False  # a whole pass is in since the store was last doubted: changes may move as_of
+        self._changes_at = 0.0
+        self._poll_s = float(self._options.poll or (POLL_DATABASE_S if self._is_incremental else POLL_S))
         self._as_of = 0.0  # last written
         self._backoff_s = BACKOFF_FIRST_S
         self._last_alarm = -ALARM_EVERY_S
@@ -78,19 +84,21 @@ class CAFollower:
         except StoreUnavailable as error:
             # What of a pass is committed is not known: the next one compares everything again.
             log.error("store_unavailable", ca=self._issuer.name, error=str(error), again_in_s=self._backoff_s)
-            self._redo()
+            self._redo(lost=True)
             wait, self._backoff_s = self._backoff_s, min(2 * self._backoff_s, BACKOFF_MOST_S)
         except SourceUnavailable as error:
             SOURCE_ERRORS.labels(self._issuer.name).inc()
             log.error("source_unavailable", ca=self._issuer.name, error=str(error))
-            self._peeked = None
-            wait = POLL_S
+            if not self._is_incremental:  # whose cursor says where to go on
+                self._peeked = None
+            wait = self._poll_s
         except RevocastError as error:
             log.error("load_failed", ca=self._issuer.name, error=str(error))
             self._redo()
             wait = BACKOFF_MOST_S
         else:
-            self._backoff_s = wait = BACKOFF_FIRST_S
+            self._backoff_s = BACKOFF_FIRST_S
+            wait = self._poll_s if not self._wants_confirmation else CONFIRM_AFTER_S
         self._watch_age()
         return wait
 
@@ -103,7 +111,7 @@ class CAFollower:
 
     def _watch_store(self) -> None:
         """See to it that the store still has what was committed: another run, or journal numbers gone back, say no."""
-        if self._store is None:
+        if self._store is None or self._runner is None:
             self._store = self._connect()
             self._runner = Runner(
                 self._store,
@@ -116,6 +124,7 @@ class CAFollower:
             )
             info = self._store.ca_info(self._issuer.id)
             self._as_of = float(info.as_of or 0) if info is not None else 0.0
+            self._runner.resume(info.cursor if info is not None else None)
         run_id, ends = self._store.run_id(), self._store.journal_ends()
         went_back = [partition for partition, number in self._journal_ends.items() if ends[partition] < number]
         lost = bool(self._run_id) and (run_id != self._run_id or bool(went_back))
@@ -124,57 +133,104 @@ class CAFollower:
             lost = info is None or info.as_of is None or info.as_of < int(self._as_of)
         if lost:
             log.warning("store_changed", ca=self._issuer.name, run_id=run_id, partitions_gone_back=went_back)
-            self._redo()
+            self._redo(lost=True)
+            info = self._store.ca_info(self._issuer.id)
+            if info is None or info.bits is None:
+                self._runner.forget(cursor=True)
         self._run_id, self._journal_ends = run_id, ends
 
-    def _redo(self) -> None:
-        """Have the next step do a whole pass."""
+    def _redo(self, *, lost: bool = False) -> None:
+        """Have the next step do a whole pass; until then a store that may have ``lost`` something is not current."""
         self._peeked = None
         self._next_pass_at = 0.0
+        if lost:
+            self._is_current, self._changes_at = False, 0.0
         if self._runner is not None:
             self._runner.forget()
 
     # --- the source ---------------------------------------------------------------------------------------------
 
+    @property
+    def _wants_confirmation(self) -> bool:
+        return self._report is not None and self._report.wants_confirmation
+
     def _watch_source(self) -> None:
+        assert self._runner is not None  # noqa: S101 - _watch_store has made it
         as_of, now = self._clock.now(), self._clock.monotonic()
-        peeked = self._loader.peek()
+        if self._is_incremental:
+            # Also before a pass that is due: what was revoked lately is in while that still reads.
+            self._watch_changes()
+            peeked = "" if self._runner.has_cursor else None
+        else:
+            peeked = self._loader.peek()
         if now >= self._reconcile_at:
             self._redo()
-        if peeked != self._peeked or (self._report is not None and self._report.wants_confirmation):
+        if peeked is None or peeked != self._peeked or self._wants_confirmation:
             if now >= self._next_pass_at:
-                self._pass(peeked)
-        elif self._report is not None and self._report.settled and self._loader.follows_clock:
+                self._pass(peeked or "")
+        elif (
+            self._report is not None
+            and self._report.settled
+            and self._loader.follows_clock
+            and not self._is_incremental
+        ):
             self._move_as_of(as_of)
+
+    def _watch_changes(self) -> None:
+        """Bring in what changed since the cursor, where that is due and there is one."""
+        assert self._store is not None and self._runner is not None  # noqa: S101, PT018 - _watch_store has made them
+        now = self._clock.monotonic()
+        if not self._runner.has_cursor or now < self._changes_at:
+            return
+        self._changes_at = now + self._poll_s
+        report = self._runner.changes()
+        if report.listed or report.rejected:
+            log_report(report, None)
+        if report.done.changed:
+            self._journal_ends = self._store.journal_ends()
+        if not report.whole:
+            self._redo()
+        elif self._is_current:
+            self._move_as_of(report.as_of, at_once=report.done.changed > 0)
 
     def _pass(self, peeked: str) -> None:
         assert self._runner is not None and self._store is not None  # noqa: S101, PT018 - _watch_store has made them
-        report = self._runner.run()
+        report = self._runner.run(meanwhile=self._meanwhile)
         # Of this pass's own commits too: if the store loses them before the next look, its numbers go back.
         self._journal_ends = self._store.journal_ends()
         # What was peeked before the reading: a change in between is seen as one afterwards.
         self._peeked = peeked
         if self._clock.monotonic() >= self._reconcile_at:
-            self._reconcile_at = self._clock.monotonic() + RECONCILE_EVERY_S
+            again_s = self._options.reconcile
+            if report.shrunk_from is not None and self._is_incremental:
+                again_s = min(again_s, SHRUNK_AGAIN_S)
+            self._reconcile_at = self._clock.monotonic() + again_s
         self._next_pass_at = self._clock.monotonic() + (CONFIRM_AFTER_S if report.wants_confirmation else 0.0)
         log_report(report, self._report)
         if not report.skipped:
             self._report = report
             SOURCE_REJECTED.labels(self._issuer.name).set(report.rejected)
             SOURCE_HELD_BACK.labels(self._issuer.name).set(0 if report.shrunk_from is None else 1)
+        self._is_current = report.settled
         if report.settled:
             self._as_of = report.as_of
             SOURCE_AS_OF.labels(self._issuer.name).set(report.as_of)
 
-    def _move_as_of(self, as_of: float) -> None:
-        """Say that an unchanged source was seen to be so: as of the moment before it was looked at."""
-        assert self._store is not None  # noqa: S101 - _watch_store has made it
+    def _meanwhile(self) -> None:
+        """Look for changes also while a whole pass reads and compares: of a large CA that takes minutes."""
+        if self._is_incremental:
+            self._watch_changes()
+
+    def _move_as_of(self, as_of: float, *, at_once: bool = False) -> None:
+        """Say that all that the source said at ``as_of``, the moment before it was looked at, is in the store."""
+        assert self._store is not None and self._runner is not None  # noqa: S101, PT018 - _watch_store has made them
         # One that lies ahead was written by a clock that has been set right: nothing would be signed until its time.
-        if as_of - self._as_of < AS_OF_EVERY_S and not (
-            as_of < self._as_of and is_ahead(self._as_of, self._clock, self._store)
+        since = as_of - self._as_of
+        if since < (0 if at_once else AS_OF_EVERY_S) and not (
+            since < 0 and is_ahead(self._as_of, self._clock, self._store)
         ):
             return
-        self._store.set_as_of(self._issuer.id, as_of)
+        self._store.set_as_of(self._issuer.id, as_of, cursor=self._runner.saved_cursor)
         self._as_of = as_of
         SOURCE_AS_OF.labels(self._issuer.name).set(as_of)
 

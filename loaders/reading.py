@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from loaders.base import RowRejected
+from loaders.base import Batch, RowRejected
 from responder.errors import LoadError
 from responder.revocation import Report
 
 KEPT_ERRORS = 1_000  # rejected rows that are named in a report; the others are counted
 MAX_KEPT_SERIALS = 100_000  # serials of rejected rows that are held in memory; above it nothing is removed at all
+_HOLD = " certificateHold"
 
 
 @dataclass(slots=True)
@@ -26,6 +27,9 @@ class PassReport:
     shrunk_from: int | None = None  # rows of the last pass, where this one lists too few to be believed
     settled: bool = False  # as_of was moved to this reading's
     skipped: bool = False  # the same as the pass before, hence not compared with the store again
+    cursor: str = ""  # where changes go on after this pass
+    removes_next: bool = False  # another reading of this consistent source would remove what both lack
+    presumed: dict[bytes, str] = field(default_factory=dict)  # revoked for sure, but not known when or why
 
     def reject(self, error: LoadError) -> None:
         """Count an error, and keep it while there are few."""
@@ -50,6 +54,8 @@ class Reading:
 
     released: dict[bytes, str] = field(default_factory=dict)  # unless another row says that it is revoked
     kept: set[bytes] = field(default_factory=set)
+    cursor: str = ""  # where changes go on after this pass
+    removes_next: bool = False  # another reading of this consistent source would remove what both lack
     presumed: dict[bytes, str] = field(default_factory=dict)
     is_blind: bool = False  # a row whose serial nobody knows: whatever is missing may be that row
     count: int = 0  # of rejected rows, which may list certificates too
@@ -62,3 +68,16 @@ class Reading:
             self.kept.add(row.serial_octets)
         if row.serial_octets is not None and row.presumed is not None:
             self.presumed[row.serial_octets] = row.presumed
+
+
+def refuse_holds(batch: Batch, source: str) -> None:
+    """Make every hold of a batch a revocation for good, and report it.
+
+    BR §4.9.13: there are no suspensions. We answer such a certificate as revoked for good and without a reason: good
+    would be worse, and a hold could be released again.
+    """
+    for at, (serial_octets, text) in enumerate(batch.rows):
+        if _HOLD in text:
+            batch.rows[at] = (serial_octets, text.replace(_HOLD, ""))
+            reason = "certificateHold is not allowed in the profile webpki (BR §4.9.13): revoked for good"
+            batch.rejected.append(RowRejected(source, f"serial {serial_octets.hex()}", reason, serial_octets))

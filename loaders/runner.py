@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loaders.base import Batch, Loader, LoaderOptions, Row, RowRejected, Snapshot
+from loaders.base import Loader, LoaderOptions, Row, Snapshot, is_consistent
+from loaders.catch_up import CatchUp
 from loaders.dry_run import dry
 from loaders.duplicates import without_duplicates
-from loaders.reading import PassReport, Reading
+from loaders.reading import PassReport, Reading, refuse_holds
 from loaders.registry import open_loader
+from loaders.rejects import RejectsFile
 from loaders.report import record_import
 from loaders.spool import SPOOL_BITS, Spool, SpooledRow
 from responder.audit_anchor import command_log
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
-from responder.errors import OperatorError
+from responder.errors import LoadError, OperatorError
 from responder.full_pass import PassTerms, apply_pass, map_buckets
 from responder.issuers import Issuer, Issuers
 from responder.log import get_logger
@@ -38,7 +40,6 @@ log = get_logger(__name__)
 CONFIRM_AFTER_S = 0.5
 MAX_READINGS = 4  # of one load whose source must be read twice the same; it may be written meanwhile
 CLOCK_TOLERANCE_S = 2.0  # an as_of further ahead than that was written by a clock that was wrong
-_HOLD = " certificateHold"
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
 
@@ -80,15 +81,50 @@ class Runner:
         self._spool_dir = spool_dir
         self._dry_run = dry_run
         self._is_stopped = is_stopped
+        self._is_consistent = is_consistent(loader)
+        self._catch_up = CatchUp(store, issuer, loader, clock, self._go_on)
+        self._rejects = RejectsFile(spool_dir.parent / "rejected" / f"{issuer.name}.jsonl")
+        self._gone: frozenset[bytes] = frozenset()  # serials that the last pass over a consistent source lacked
         self._last: tuple[str, float] | None = None  # fingerprint of the last reading, and when it had ended
         self._applied: str | None = None  # fingerprint of the last reading that was settled
 
-    def forget(self) -> None:
-        """Have the next pass compare everything: the store may have lost what it had."""
+    def forget(self, *, cursor: bool = False) -> None:
+        """Have the next pass compare everything: the store may have lost what it had; with ``cursor`` that too."""
         self._applied = None
+        self._catch_up.forget(cursor=cursor)
 
-    def run(self, progress: Progress = _silent) -> PassReport:
-        """Read the source once, and bring it in.
+    # --- changes ------------------------------------------------------------------------------------------------
+
+    @property
+    def has_cursor(self) -> bool:
+        """True where the source told how far it was read, so that ``changes`` may be called."""
+        return self._catch_up.cursor is not None
+
+    @property
+    def saved_cursor(self) -> str | None:
+        """The cursor as ``Store.set_as_of`` takes it."""
+        return self._catch_up.saved_cursor
+
+    def resume(self, saved: str | None) -> None:
+        """Go on from the cursor that the store had saved."""
+        self._catch_up.resume(saved)
+
+    def changes(self) -> PassReport:
+        """Bring in what changed since the cursor. Writes neither as_of nor the cursor; raises as ``run``."""
+        report = self._catch_up.run()
+        self._presume(report.presumed, report, self._clock.now())
+        try:
+            self._rejects.add(report.errors)
+        except OSError as error:
+            raise OperatorError(f"{self._rejects.path}: cannot be written: {error.strerror}") from error
+        if report.listed or report.rejected:
+            record_import(report, self._issuer.config.source.type, self._options)
+        return report
+
+    # --- whole passes -------------------------------------------------------------------------------------------
+
+    def run(self, progress: Progress = _silent, meanwhile: Callable[[], None] = lambda: None) -> PassReport:
+        """Read the source once, and bring it in. ``meanwhile`` is called often, and may call ``changes``.
 
         Raises SourceUnavailable where it cannot be read or is not the CA's, StoreUnavailable where it is not known
         what of it is committed (the pass is to be done again), Stopped, and OperatorError where the disk is full.
@@ -96,18 +132,25 @@ class Runner:
         started = self._clock.monotonic()
         snapshot = self._loader.snapshot()
         report = PassReport(self._issuer.name, snapshot.as_of)
+        self._catch_up.begin_pass()
         try:
             self._spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             with Spool(self._spool_dir) as spool, _few_collections():
-                reading = self._read(snapshot, spool, report, progress)
+                if not self._dry_run:
+                    self._rejects.begin()
+                reading = self._read(snapshot, spool, report, progress, meanwhile)
                 is_same = self._last is not None and self._last[0] == snapshot.fingerprint
                 confirmed = is_same and self._last is not None and started - self._last[1] >= CONFIRM_AFTER_S
                 if not is_same or confirmed:
                     self._last = (snapshot.fingerprint, self._clock.monotonic())
-                self._bring_in(spool, reading, report, confirmed, snapshot.fingerprint, progress)
+                report.cursor = getattr(snapshot, "cursor", "")
+                self._bring_in(spool, reading, report, confirmed, snapshot.fingerprint, progress, meanwhile)
+                self._rejects.finish()
+                self._catch_up.start(report.cursor)
         except OSError as error:
             raise OperatorError(f"{self._spool_dir}: the rows of a load are put there: {error.strerror}") from error
         finally:
+            self._rejects.abandon()
             snapshot.close()
             if not self._dry_run:
                 record_import(report, self._issuer.config.source.type, self._options)
@@ -115,34 +158,42 @@ class Runner:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def _read(self, snapshot: Snapshot, spool: Spool, report: PassReport, progress: Progress) -> Reading:
+    def _read(
+        self,
+        snapshot: Snapshot,
+        spool: Spool,
+        report: PassReport,
+        progress: Progress,
+        meanwhile: Callable[[], None],
+    ) -> Reading:
         reading = Reading()
+        what, total = ("reading", snapshot.size) if snapshot.size else ("reading rows", self._rows_before())
         for batch in snapshot.batches():
             self._go_on()
             if self._issuer.profile == "webpki":
-                self._refuse_holds(batch)
+                refuse_holds(batch, self._loader.name)
             spool.add(batch.rows)
             if batch.released:
                 spool.add(batch.released)
                 reading.released.update(batch.released)
             for row in batch.rejected:
                 reading.take(row)
-                report.reject(row)
-            progress("reading", batch.position, snapshot.size)
+                self._reject(row, report)
+            progress(what, batch.position, total)
+            meanwhile()
         report.listed = spool.count
         report.whole = snapshot.whole
         return reading
 
-    def _refuse_holds(self, batch: Batch) -> None:
-        # BR §4.9.13: there are no suspensions. We answer such a certificate as revoked for good and without a reason:
-        # good would be worse, and a hold could be released again.
-        for at, (serial_octets, text) in enumerate(batch.rows):
-            if _HOLD in text:
-                batch.rows[at] = (serial_octets, text.replace(_HOLD, ""))
-                reason = "certificateHold is not allowed in the profile webpki (BR §4.9.13): revoked for good"
-                batch.rejected.append(
-                    RowRejected(self._loader.name, f"serial {serial_octets.hex()}", reason, serial_octets)
-                )
+    def _rows_before(self) -> int:
+        info = self._store.ca_info(self._issuer.id)
+        return (info.loaded or 0) if info is not None else 0
+
+    def _reject(self, error: LoadError, report: PassReport) -> None:
+        report.reject(error)
+        self._catch_up.is_news(error)
+        if not self._dry_run:
+            self._rejects.add([error])
 
     # --- bringing in --------------------------------------------------------------------------------------------
 
@@ -154,6 +205,7 @@ class Runner:
         confirmed: bool,
         fingerprint: str,
         progress: Progress,
+        meanwhile: Callable[[], None],
     ) -> None:
         ca, now = self._issuer.id, self._clock.now()
         if self._dry_run:
@@ -169,27 +221,40 @@ class Runner:
         if before is not None and report.listed + reading.count < before * (1 - self._options.max_shrink):
             report.shrunk_from = before
             log.error("source_shrunk", ca=self._issuer.name, rows=report.listed, rows_before=before)
-        if confirmed and fingerprint == self._applied and report.shrunk_from is None:
+        if confirmed and fingerprint == self._applied and report.shrunk_from is None and not self._gone:
             report.skipped = True
             self._settle(report, info.as_of if info is not None else None)
             return
-        believed = confirmed and report.shrunk_from is None
+        consistent = self._is_consistent and report.whole
+        believed = (confirmed or consistent) and report.shrunk_from is None
+        sees_removals = believed and report.whole and self._loader.lists_issued and not reading.is_blind
+        # What the changes have brought in meanwhile is newer than this reading: its rows of those serials are passed over.
+        touched = self._catch_up.touched
+        reading.kept |= touched
         terms = PassTerms(
             now=now,
             retention_s=self._issuer.config.retention,
             good_releases_hold=self._loader.good_releases_hold and believed,
             releases_wait=not believed and (self._loader.good_releases_hold or bool(reading.released)),
-            remove_vanished=believed and report.whole and self._loader.lists_issued and not reading.is_blind,
-            keep=frozenset(reading.kept),
+            remove_vanished=sees_removals and confirmed,
+            gone=self._gone if sees_removals else frozenset(),
+            keep=reading.kept,
         )
         buckets = map_buckets(self._store, ca, spool.count)
         bits = min(SPOOL_BITS, buckets.least_bits)
         for done in apply_pass(self._store, ca, buckets, self._groups(spool, bits, reading, report, progress), terms):
             report.done.add(done)
             self._go_on()
+            meanwhile()
+            reading.kept |= touched
+        for serial_octets in touched:
+            reading.released.pop(serial_octets, None)
+            reading.presumed.pop(serial_octets, None)
+        self._gone = frozenset(report.done.vanished_serials if consistent and sees_removals else ())
+        report.removes_next = bool(self._gone)
         if believed and not self._loader.good_releases_hold:
             report.done.add(apply(self._store, ca, reading.released.items(), signal="release", now=now))
-        self._presume(reading, report, now)
+        self._presume(reading.presumed, report, now)
         is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
         if report.shrunk_from is None and (believed or not is_open):
             self._applied = fingerprint
@@ -205,7 +270,9 @@ class Runner:
             done += len(rows)
             unique, conflicts = without_duplicates(rows, self._loader.name)
             for conflict in conflicts:
-                report.reject(conflict)
+                self._reject(conflict, report)
+            if self._catch_up.touched:
+                unique = [row for row in unique if row[1] not in self._catch_up.touched]
             if reading.released:
                 for _, serial_octets, text in unique:
                     if text.startswith("revoked"):
@@ -213,17 +280,17 @@ class Runner:
             yield number, bits, unique
             progress("comparing", done, spool.count)
 
-    def _presume(self, reading: Reading, report: PassReport, now: float) -> None:
+    def _presume(self, presumed: dict[bytes, str], report: PassReport, now: float) -> None:
         """Revoke what surely is revoked, though nobody knows when or why, unless it is revoked already."""
-        if not reading.presumed:
+        if not presumed:
             return
-        serials = list(reading.presumed)
+        serials = list(presumed)
         wanted: list[Row] = []
         for serial_octets, place in zip(serials, self._store.locate(self._issuer.id, serials), strict=True):
-            status = Status.from_text(reading.presumed[serial_octets])
+            status = Status.from_text(presumed[serial_octets])
             is_over = status.not_after is not None and status.not_after < now - self._issuer.config.retention
             if not is_over and (place.text is None or Status.from_text(place.text).cert_status is CertStatus.GOOD):
-                wanted.append((serial_octets, reading.presumed[serial_octets]))
+                wanted.append((serial_octets, presumed[serial_octets]))
         if self._dry_run:
             report.done.changes["revoked"] = report.done.changes.get("revoked", 0) + len(wanted)
         elif wanted:
@@ -237,14 +304,18 @@ class Runner:
         report.settled = True
         if self._dry_run:
             return
+        if self._catch_up.touched and (info := self._store.ca_info(self._issuer.id)) is not None:
+            as_of_before = info.as_of  # the changes that came meanwhile may have moved it
         if (
             as_of_before is not None
             and report.as_of < as_of_before
             and not is_ahead(as_of_before, self._clock, self._store)
         ):
-            log.warning("source_older_than_before", ca=self._issuer.name, as_of=report.as_of, before=as_of_before)
+            if not self._is_consistent:
+                log.warning("source_older_than_before", ca=self._issuer.name, as_of=report.as_of, before=as_of_before)
             report.as_of = as_of_before
-        self._store.set_as_of(self._issuer.id, report.as_of, loaded=report.listed)
+        self._catch_up.start(report.cursor)
+        self._store.set_as_of(self._issuer.id, report.as_of, cursor=self.saved_cursor, loaded=report.listed)
 
     def _go_on(self) -> None:
         if self._is_stopped():
@@ -285,7 +356,7 @@ def load_ca(
     runner = Runner(store, issuer, loader, options, clock, config.data_dir / "spool", dry_run=dry_run)
     report = runner.run(progress)
     for _ in range(MAX_READINGS - 1):
-        if not report.wants_confirmation:
+        if not report.wants_confirmation and not report.removes_next:
             break
         time.sleep(CONFIRM_AFTER_S)
         before, report = report, runner.run(progress)

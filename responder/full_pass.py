@@ -7,13 +7,14 @@ made with what the source says and the revoked index knows. Called by loaders/ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from responder.clock import format_utc
 from responder.errors import CommitConflict, InvariantBroken, StoreUnavailable
 from responder.model import Status
 from responder.revocation import (
+    KEPT_VANISHED,
     MAX_TRIES,
     Decision,
     Refused,
@@ -40,8 +41,9 @@ class PassTerms:
 
     ``good_releases_hold``: a good row of this source is an explicit statement, and so ends a hold. ``releases_wait``: it
     would, but this reading is not confirmed yet; what it would end is counted, not refused. ``remove_vanished``:
-    this pass equals the one before, so what both lack is removed; ``keep``: serials of rows that could not be
-    understood, which count as listed.
+    this pass equals the one before, so what both lack is removed; ``gone``: serials that the pass before lacked too, which
+    are removed though other rows have changed; ``keep``: serials that count as listed, such as those of rows that could
+    not be understood. It may grow between two yields of the pass.
     """
 
     now: float
@@ -49,7 +51,8 @@ class PassTerms:
     good_releases_hold: bool = False
     releases_wait: bool = False
     remove_vanished: bool = False
-    keep: frozenset[bytes] = frozenset()
+    gone: frozenset[bytes] = frozenset()
+    keep: Set[bytes] = frozenset()
 
 
 # The last four octets of SHA-256(serial octets), hence serial_hash in big-endian; the serial's octets; the status text.
@@ -282,10 +285,12 @@ def _diff(
             report.unchanged += 1
         elif text.startswith("revoked"):
             report.kept_revoked += 1
-        elif terms.remove_vanished:
+        elif terms.remove_vanished or serial in terms.gone:
             take(serial, None, "vanished")
         else:
             report.vanished += 1
+            if len(report.vanished_serials) < KEPT_VANISHED:
+                report.vanished_serials.append(serial)
     return work, Commit(ca, work.bucket, work.bits, changes, due), report
 
 

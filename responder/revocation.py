@@ -31,6 +31,7 @@ Signal = Literal["row", "release", "operator", "vanished", "expired"]
 MAX_TRIES = 20  # of one bucket whose commits conflict; each conflict is another writer's success
 BATCH_BUCKETS = 256  # buckets of a pass that are held in memory at once
 KEPT_REFUSALS = 1_000  # named in a report; the others are counted
+KEPT_VANISHED = 200_000  # of one pass; above it they wait for the next passes, so that memory is bounded
 
 
 @unique
@@ -136,6 +137,7 @@ class Report:
     unchanged: int = 0
     expired: int = 0  # rows past expiry and retention, which are not kept
     vanished: int = 0
+    vanished_serials: list[bytes] = field(default_factory=list)  # the first KEPT_VANISHED
     releases_waiting: int = 0  # holds that end once the reading is confirmed
     kept_revoked: int = 0  # revoked serials that the source no longer lists: kept until they expire
     conflicts: int = 0
@@ -153,6 +155,7 @@ class Report:
         self.unchanged += other.unchanged
         self.expired += other.expired
         self.vanished += other.vanished
+        self.vanished_serials += other.vanished_serials[: KEPT_VANISHED - len(self.vanished_serials)]
         self.releases_waiting += other.releases_waiting
         self.kept_revoked += other.kept_revoked
         self.conflicts += other.conflicts

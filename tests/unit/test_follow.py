@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from loaders.follow import AS_OF_EVERY_S, POLL_S, RECONCILE_EVERY_S, CAFollower, follow_all
+from loaders.follow import AS_OF_EVERY_S, POLL_S, CAFollower, follow_all
 from responder import revocation
 from responder.clock import Clock, SystemClock
+from responder.config import HOUR_S
 from responder.errors import ConfigError, StoreUnavailable
 from responder.log import configure_logging
 from responder.metrics import SOURCE_ERRORS, SOURCE_HELD_BACK, SOURCE_REJECTED
@@ -215,7 +216,7 @@ def test_what_expires_goes_though_the_source_stays(room: FollowedRoom) -> None:
     room.write(good("01", "261118120000Z"), good("02"))
     room.step(2)
     assert sorted(room.statuses()) == ["01", "02"]
-    room.pass_time(2 * RECONCILE_EVERY_S)
+    room.pass_time(2 * HOUR_S)
     room.step()
     assert sorted(room.statuses()) == ["02"]
 
@@ -224,7 +225,7 @@ def test_what_the_operator_revokes_stays(room: FollowedRoom) -> None:
     room.write(good("01"))
     room.step()
     revocation.revoke(room.store, room.issuer.id, b"\x01", CRLReason.SUPERSEDED, int(NOW), now=NOW)
-    room.pass_time(RECONCILE_EVERY_S + 1)
+    room.pass_time(HOUR_S + 1)
     room.step()
     room.write(good("01"), good("02"))
     room.step(2)
