@@ -85,6 +85,19 @@ class LoadError(RevocastError):
         self.reason = reason
 
 
+class PublicationRefused(RevocastError):
+    """A CRL that failed a check before its publication: the one that is published stays."""
+
+    category = "publication_refused"
+
+    def __init__(self, check: str, clause: str, reason: str) -> None:
+        """``check`` is one of crl/checks.py's names; ``clause`` says which rule the CRL would break."""
+        super().__init__(f"{check}: {reason} ({clause})")
+        self.check = check
+        self.clause = clause
+        self.reason = reason
+
+
 class InvariantBroken(RevocastError):
     """A bug of ours; alert."""
 

@@ -18,7 +18,8 @@ class Published:
     numbers. ``slot``: config_crl.FULL, ``delta``, a shard's number, or that with ``-delta``. ``number``: cRLNumber, None
     where a mirrored CRL has none; ``base_number``: BaseCRLNumber of a delta CRL. ``next_publication``: when the next one
     is planned, for HTTP caches. ``sha256``: of the whole DER, hex. ``shares_date``: thisUpdate is the one of the CRL
-    before, so that Last-Modified cannot tell them apart. ``file``: its name within the CA's directory.
+    before, so that Last-Modified cannot tell them apart. ``file``: its name within the CA's directory. ``soonest_ahead``: when the first revocation takes effect that is not in it,
+    since it is dated ahead.
     """
 
     ca: str
@@ -34,6 +35,7 @@ class Published:
     entries: int
     shares_date: bool
     file: str
+    soonest_ahead: int | None = None
 
     @property
     def is_last(self) -> bool:
@@ -52,6 +54,8 @@ class Published:
             raise ValueError("not a published CRL's text: no JSON object")
         values: dict[str, Any] = {}
         for field in fields(cls):
+            if field.name not in raw and field.default is None:
+                continue
             if field.name not in raw:
                 raise ValueError(f"not a published CRL's text: {field.name} is missing")
             value = raw[field.name]

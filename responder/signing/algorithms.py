@@ -95,7 +95,7 @@ def scheme_of(public_key: object, rsa_padding: RSAPadding | None = None) -> Sche
     if scheme is None:
         raise ValueError(f"a key of type {name} cannot sign answers; allowed: {ALLOWED_KEYS}")
     if rsa_padding is not None:
-        raise ValueError(f"ocsp.rsa_padding is for RSA keys, and this is a {scheme.name} key; leave it out")
+        raise ValueError(f"rsa_padding is for RSA keys, and this is a {scheme.name} key; leave it out")
     return scheme
 
 

@@ -169,7 +169,7 @@ def rsa_padding_of(
     configured = using.rsa_padding
     if certificate.public_key_algorithm_oid != PublicKeyAlgorithmOID.RSASSA_PSS:
         return configured
-    problem = 'its key is id-RSASSA-PSS: ocsp.rsa_padding must be "pss" or absent (RFC 4055 §1.2)'
+    problem = f'its key is id-RSASSA-PSS: {using.table}.rsa_padding must be "pss" or absent (RFC 4055 §1.2)'
     if configured != "pkcs1":
         if _admits_our_pss(certificate):
             return "pss"
@@ -211,12 +211,13 @@ def check_signer_certificate(
     using = using or issuer.config.ocsp
     file = using.certificate if delegated else issuer.config.certificate
     key = f"ca[{issuer.name}].{using.table}.certificate" if delegated else f"ca[{issuer.name}].certificate"
-    check = _Check(
+    check = CertificateCheck(
         x509.load_der_x509_certificate(signer_certificate_der or issuer.certificate_der),
         config_file,
         key,
         str(file),
         webpki=profile == "webpki",
+        table=using.table,
     )
     check.key(public_key_der)
     if delegated:
@@ -235,27 +236,36 @@ def check_signer_certificate(
     return check.warnings
 
 
-class _Check:
+class CertificateCheck:
     """One certificate under check; each method is one rule or a few that belong together."""
 
     def __init__(
-        self, certificate: x509.Certificate, config_file: str, config_key: str, file: str, *, webpki: bool
+        self,
+        certificate: x509.Certificate,
+        config_file: str,
+        config_key: str,
+        file: str,
+        *,
+        webpki: bool,
+        table: str = "ocsp",
     ) -> None:
+        """``table``: where key and certificate are configured, within their CA's."""
         self.warnings: list[str] = []
         self._certificate = certificate
         self._where = (config_file, config_key)
         self._file = file
         self._webpki = webpki
+        self._table = table
         self._octets = extension_octets(certificate)
         # RFC 6960 §4.2.2.2.1: the value SHALL be NULL. Refused in every profile: some clients then cannot read the
         # certificate at all, as cryptography cannot below.
         if self._octets.get(NOCHECK_OID, NULL_DER) != NULL_DER:
             octets = self._octets[NOCHECK_OID].hex() or "empty"
-            raise self._refusal(f"the value of its id-pkix-ocsp-nocheck is {octets}, not 0500", "BR §7.1.2.8.6")
+            raise self.refusal(f"the value of its id-pkix-ocsp-nocheck is {octets}, not 0500", "BR §7.1.2.8.6")
         try:
             self._extensions = certificate.extensions
         except ValueError as error:
-            raise self._refusal(f"an extension cannot be read: {error}", "RFC 5280 §4.2") from error
+            raise self.refusal(f"an extension cannot be read: {error}", "RFC 5280 §4.2") from error
 
     def key(self, public_key_der: bytes) -> None:
         """The key is the certificate's, and of a kind that may sign under the profile."""
@@ -263,13 +273,13 @@ class _Check:
             public_key = self._certificate.public_key()
             scheme = scheme_of(public_key)
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise self._refusal(str(error), "RFC 6960 §4.3") from error
+            raise self.refusal(str(error), "RFC 6960 §4.3") from error
         if public_key_to_der(public_key) != public_key_der:
-            raise self._refusal("its key is not the configured one (ocsp.key)", "RFC 6960 §4.2.2.2")
+            raise self.refusal(f"its key is not the configured one ({self._table}.key)", "RFC 6960 §4.2.2.2")
         if self._webpki and not scheme.in_baseline_requirements:
-            raise self._refusal(f"profile webpki does not allow {scheme.name} keys", "BR §7.1.3.2")
+            raise self.refusal(f"profile webpki does not allow {scheme.name} keys", "BR §7.1.3.2")
         if self._webpki and self._certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
-            raise self._refusal("its key must be rsaEncryption, and is id-RSASSA-PSS", "BR §7.1.3.1.1")
+            raise self.refusal("its key must be rsaEncryption, and is id-RSASSA-PSS", "BR §7.1.3.1.1")
 
     def issued_by(self, issuer: Issuer) -> None:
         """DEL-01, DEL-07: issued directly by the CA whose certificates are asked about."""
@@ -280,29 +290,29 @@ class _Check:
         except UnsupportedAlgorithm:
             self.warnings.append(f"{self._file}: its signature algorithm is one that few clients know")
         if hash_algorithm is not None and hash_algorithm.name in WEAK_HASHES:
-            raise self._refusal(f"it is signed with {hash_algorithm.name.upper()}", "RFC 6960 §5.1.1, BR §7.1.3.2")
+            raise self.refusal(f"it is signed with {hash_algorithm.name.upper()}", "RFC 6960 §5.1.1, BR §7.1.3.2")
         ca = x509.load_der_x509_certificate(issuer.certificate_der)
         if issuer_name(self._certificate) != issuer.subject_der:
-            raise self._refusal(
+            raise self.refusal(
                 f"it was issued by {self._certificate.issuer.rfc4514_string()!r}, not by ca {issuer.name!r} ({ca.subject.rfc4514_string()!r})",
                 "RFC 6960 §4.2.2.2",
             )
         try:
             self._certificate.verify_directly_issued_by(ca)
         except InvalidSignature as error:
-            raise self._refusal(
+            raise self.refusal(
                 f"its signature is not by the key of ca {issuer.name!r}; another generation of that CA may have issued it",
                 "RFC 6960 §4.2.2.2",
             ) from error
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise self._refusal(f"its signature cannot be verified: {error}", "RFC 6960 §4.2.2.2") from error
+            raise self.refusal(f"its signature cannot be verified: {error}", "RFC 6960 §4.2.2.2") from error
 
     def dates(self, now: float) -> None:
         """It is in date, and not about to end."""
         not_before = self._certificate.not_valid_before_utc.timestamp()
         not_after = self._certificate.not_valid_after_utc.timestamp()
         if now < not_before:
-            raise self._refusal(f"it is not valid before {format_utc(not_before)}", "RFC 5280 §4.1.2.5")
+            raise self.refusal(f"it is not valid before {format_utc(not_before)}", "RFC 5280 §4.1.2.5")
         if now > not_after:
             raise SignerEnded(*self._where, f"{self._file}: it expired at {format_utc(not_after)} (RFC 5280 §4.1.2.5)")
         if not_after - now < EXPIRY_WARNING_S:
@@ -312,41 +322,41 @@ class _Check:
         """Clients must reject a certificate with a critical extension that they do not know."""
         for extension in self._extensions:
             if extension.critical and isinstance(extension.value, x509.UnrecognizedExtension):
-                raise self._refusal(
+                raise self.refusal(
                     f"it has an unknown critical extension {extension.oid.dotted_string}", "RFC 5280 §4.2"
                 )
 
     def delegation(self) -> None:
         """DEL-01 to DEL-03: id-kp-OCSPSigning, and how nocheck stands."""
-        usages = self._value(x509.ExtendedKeyUsage)
+        usages = self.value(x509.ExtendedKeyUsage)
         # RFC 6960 §4.2.2.2: id-kp-OCSPSigning itself; anyExtendedKeyUsage does not delegate.
         if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
-            raise self._refusal("its extendedKeyUsage lacks OCSPSigning", "RFC 6960 §4.2.2.2")
+            raise self.refusal("its extendedKeyUsage lacks OCSPSigning", "RFC 6960 §4.2.2.2")
         if self._webpki and len(list(usages)) > 1:
-            raise self._refusal("its extendedKeyUsage holds more than OCSPSigning", "BR §7.1.2.8.7")
+            raise self.refusal("its extendedKeyUsage holds more than OCSPSigning", "BR §7.1.2.8.7")
         nocheck = self._extension(ExtensionOID.OCSP_NO_CHECK)
         if nocheck is None:
             if self._webpki:
-                raise self._refusal("it lacks id-pkix-ocsp-nocheck", "BR §7.1.2.8.6")
+                raise self.refusal("it lacks id-pkix-ocsp-nocheck", "BR §7.1.2.8.6")
             self.warnings.append(
                 f"{self._file} lacks id-pkix-ocsp-nocheck: clients may ask for its own status (RFC 6960 §4.2.2.2.1)"
             )
         elif nocheck.critical:
             problem = "its id-pkix-ocsp-nocheck is critical"
             if self._webpki:
-                raise self._refusal(problem, "BR §7.1.2.8.6")
+                raise self.refusal(problem, "BR §7.1.2.8.6")
             self.warnings.append(f"{self._file}: {problem} (RFC 6960 §4.2.2.2.1)")
 
     def key_usage(self) -> None:
         """Its key may sign what is no certificate."""
-        key_usage = self._value(x509.KeyUsage)
+        key_usage = self.value(x509.KeyUsage)
         if key_usage is not None and not key_usage.digital_signature:
-            raise self._refusal("its keyUsage lacks digitalSignature", "RFC 5280 §4.2.1.3")
+            raise self.refusal("its keyUsage lacks digitalSignature", "RFC 5280 §4.2.1.3")
         if key_usage is not None and scheme_of(self._certificate.public_key()).family == "ml-dsa":
             wrong = [name for name in _NOT_FOR_SIGNATURES if getattr(key_usage, name)]
             if wrong:
-                raise self._refusal(f"its keyUsage asserts {wrong[0]}, which ML-DSA keys cannot do", "RFC 9881 §5")
-        basic_constraints = self._value(x509.BasicConstraints)
+                raise self.refusal(f"its keyUsage asserts {wrong[0]}, which ML-DSA keys cannot do", "RFC 9881 §5")
+        basic_constraints = self.value(x509.BasicConstraints)
         if basic_constraints is not None and basic_constraints.ca and not self._webpki:
             self.warnings.append(f"{self._file} is a CA certificate; an OCSP signer's should not be (BR §7.1.2.8.4)")
 
@@ -354,17 +364,17 @@ class _Check:
         """DEL-03: the certificate profile of BR §7.1.2.8."""
         extension = self._extension(ExtensionOID.KEY_USAGE)
         if extension is None or not extension.critical:
-            raise self._refusal("it lacks a critical keyUsage", "BR §7.1.2.8.8")
+            raise self.refusal("it lacks a critical keyUsage", "BR §7.1.2.8.8")
         asserted = [name for name in _KEY_USAGES if getattr(extension.value, name)]
         if asserted != ["digital_signature"]:
-            raise self._refusal("its keyUsage asserts more than digitalSignature", "BR §7.1.2.8.8")
+            raise self.refusal("its keyUsage asserts more than digitalSignature", "BR §7.1.2.8.8")
         if self._octets.get(ExtensionOID.BASIC_CONSTRAINTS.dotted_string, EMPTY_SEQUENCE_DER) != EMPTY_SEQUENCE_DER:
-            raise self._refusal("its basicConstraints is not the empty SEQUENCE", "BR §7.1.2.8.4")
+            raise self.refusal("its basicConstraints is not the empty SEQUENCE", "BR §7.1.2.8.4")
         if self._extension(ExtensionOID.AUTHORITY_KEY_IDENTIFIER) is None:
-            raise self._refusal("it lacks authorityKeyIdentifier", "BR §7.1.2.8.2")
+            raise self.refusal("it lacks authorityKeyIdentifier", "BR §7.1.2.8.2")
         for oid, name in _FORBIDDEN.items():
             if self._extension(oid) is not None:
-                raise self._refusal(f"it has {name}", "BR §7.1.2.8.2")
+                raise self.refusal(f"it has {name}", "BR §7.1.2.8.2")
         for oid, name in _DISCOURAGED.items():
             if self._extension(oid) is not None:
                 self.warnings.append(f"{self._file} has {name}, which is not recommended (BR §7.1.2.8.2)")
@@ -373,10 +383,10 @@ class _Check:
 
     def ca_may_sign(self, profile: str) -> None:
         """DEL-06: a CA signs answers itself only where its certificate asserts digitalSignature."""
-        key_usage = self._value(x509.KeyUsage)
+        key_usage = self.value(x509.KeyUsage)
         # RFC 5280 §4.2.1.3: without keyUsage a key is not restricted; old private roots are so. Others must assert it.
         if (key_usage is None and profile != "private") or (key_usage and not key_usage.digital_signature):
-            raise self._refusal(
+            raise self.refusal(
                 "the CA cannot sign answers itself, since its keyUsage lacks digitalSignature; set ocsp.certificate to a delegated signer",
                 "BR §7.1.2.10.7",
             )
@@ -387,13 +397,15 @@ class _Check:
         except x509.ExtensionNotFound:
             return None
 
-    def _value(self, kind: type[ExtensionValue]) -> ExtensionValue | None:
+    def value(self, kind: type[ExtensionValue]) -> ExtensionValue | None:
+        """Return an extension, or None."""
         try:
             return self._extensions.get_extension_for_class(kind).value
         except x509.ExtensionNotFound:
             return None
 
-    def _refusal(self, problem: str, clause: str) -> ConfigError:
+    def refusal(self, problem: str, clause: str) -> ConfigError:
+        """Make the one line that says why the certificate will not do."""
         return ConfigError(*self._where, f"{self._file}: {' '.join(problem.split())} ({clause})")
 
 
