@@ -10,66 +10,24 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loaders.base import Row, RowRejected
 from loaders.openssl import IndexLine, OpenSSLLoader, OpenSSLOptions, parse_line, parse_lines, parse_serial
 from responder.clock import ManualClock, format_utc
 from responder.errors import SourceUnavailable
-from responder.issuers import Issuer, subject_and_key
+from responder.issuers import Issuer
 from responder.model import REASONS_BY_NAME, CertStatus, CRLReason, Status, serial_from_octets
-from responder.store.layout import ca_id
+from tests.loader_reading import NOW, SAMPLES, Read, issuer_of, needs_samples
 from tests.pki import PKI, make_ca, make_leaf
 from tests.reference.index_txt import Said, read_index
 from tests.vectors.catalog import Vector, load_catalog
 
 PRESUMED_AT = "2026-11-20T10:00:00Z"
-NOW = 1_795_000_000.0
-SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"the samples of real CAs are not in {SAMPLES}")
-
-
-def issuer_of(path: Path, name: str = "corp") -> Issuer:
-    """An Issuer as responder.issuers makes them, without a configuration."""
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    subject_der, key_octets = subject_and_key(certificate)
-    return Issuer(
-        name=name,
-        id=ca_id(subject_der, key_octets),
-        certificate_der=certificate.public_bytes(Encoding.DER),
-        subject_der=subject_der,
-        public_key_octets=key_octets,
-        name_hashes={},
-        key_hashes={},
-        not_before=0,
-        not_after=0,
-        config=None,  # type: ignore[arg-type]  # no loader looks at it
-    )
 
 
 def open_loader(path: Path, issuer: Issuer, siblings: Sequence[Issuer] = (), **options: object) -> OpenSSLLoader:
     return OpenSSLLoader(OpenSSLOptions(path=path, **options), issuer, siblings, ManualClock(NOW))  # type: ignore[arg-type]
-
-
-class Read:
-    """Everything of one snapshot."""
-
-    def __init__(self, loader: OpenSSLLoader) -> None:
-        snapshot = loader.snapshot()
-        self.rows: list[Row] = []
-        self.released: list[Row] = []
-        self.rejected: list[RowRejected] = []
-        for batch in snapshot.batches():
-            self.rows += batch.rows
-            self.released += batch.released
-            self.rejected += batch.rejected
-        self.as_of, self.fingerprint, self.whole = snapshot.as_of, snapshot.fingerprint, snapshot.whole
-
-    @property
-    def statuses(self) -> dict[str, str]:
-        return {octets.hex(): text for octets, text in self.rows}
 
 
 @pytest.fixture

@@ -1,0 +1,258 @@
+"""The reader of AD CS database files, on a real one, and on what is made of it: revoked rows, damage, other CAs."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loaders.adcs import AdcsLoader, AdcsOptions
+from loaders.adcs_edb import AdcsDatabase
+from loaders.adcs_rows import AdcsJudge, AdcsRow
+from loaders.base import RowRejected
+from loaders.ownership import CertificateOwner
+from responder.clock import ManualClock
+from responder.errors import SourceUnavailable
+from tests.edb import with_request
+from tests.loader_reading import NOW, SAMPLES, Read, issuer_of, needs_samples
+from tests.pki import make_ca
+
+SAMPLE = SAMPLES / "adcs-edb" / "SEVENKINGDOMS-CA.edb"
+pytestmark = needs_samples
+CONSISTENT_AT = 1_761_822_971  # 2025-10-30T11:16:11Z, in the sample's header
+STATE_AT = 52  # dbstate in the header
+ISSUED = (2, 3, 4, 6, 9, 10, 11)
+WHEN, EFFECTIVE = 1_761_000_000, 1_760_000_000
+
+
+@pytest.fixture(scope="module")
+def raw() -> bytes:
+    return SAMPLE.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def certificates(raw: bytes, tmp_path_factory: pytest.TempPathFactory) -> dict[int, x509.Certificate]:
+    """The certificates by RequestID, as the file has them; 1 is the CA's own."""
+    with SAMPLE.open("rb") as file:
+        found = {}
+        for row in AdcsDatabase(SAMPLE, file).rows():
+            der = row.certificate()
+            if der is not None:
+                found[int(row.where.split()[1])] = x509.load_der_x509_certificate(der)
+    return found
+
+
+@pytest.fixture
+def ca_file(certificates: dict[int, x509.Certificate], tmp_path: Path) -> Path:
+    path = tmp_path / "seven.pem"
+    path.write_bytes(certificates[1].public_bytes(Encoding.PEM))
+    return path
+
+
+def loader_of(path: Path, ca_file: Path) -> AdcsLoader:
+    return AdcsLoader(AdcsOptions(path=path), issuer_of(ca_file), (), ManualClock(NOW))
+
+
+def read(raw: bytes, ca_file: Path) -> Read:
+    path = ca_file.with_name("copy.edb")
+    path.write_bytes(raw)
+    return Read(loader_of(path, ca_file))
+
+
+def of(certificates: dict[int, x509.Certificate], request_id: int) -> str:
+    """The serial of a request's certificate, as the store spells it."""
+    number = certificates[request_id].serial_number
+    return number.to_bytes(number.bit_length() // 8 + 1, "big").hex()
+
+
+def test_a_real_database_is_read_as_its_certificates_say(
+    ca_file: Path, certificates: dict[int, x509.Certificate]
+) -> None:
+    """Issued requests are good, with the certificates' own serials and expiries; denied ones and the CA's own are not listed."""
+    got = Read(loader_of(SAMPLE, ca_file))
+    assert got.statuses == {
+        of(certificates, one): f"good exp={certificates[one].not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}" for one in ISSUED
+    }
+    assert not got.rejected
+    assert got.whole
+
+
+def test_a_copy_is_as_old_as_its_header_says(ca_file: Path, raw: bytes, tmp_path: Path) -> None:
+    """The mtime of a file that was copied without it lies; it counts where it is the older."""
+    path = tmp_path / "copy.edb"
+    path.write_bytes(raw)
+    assert Read(loader_of(path, ca_file)).as_of == CONSISTENT_AT
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    assert Read(loader_of(path, ca_file)).as_of == 1_700_000_000
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"), [(0, ""), (1, " keyCompromise"), (6, " certificateHold"), (None, ""), (10, " aACompromise")]
+)
+def test_revoked_rows_take_the_effective_date(
+    reason: int | None, said: str, ca_file: Path, raw: bytes, certificates: dict[int, x509.Certificate]
+) -> None:
+    """RevokedEffectiveWhen is the date that counts; RevokedWhen only where it is empty."""
+    changed = with_request(raw, 3, disposition=21, revoked_when=WHEN, effective_when=EFFECTIVE, reason=reason)
+    changed = with_request(changed, 9, disposition=21, revoked_when=WHEN, reason=reason)
+    got = read(changed, ca_file)
+    assert got.statuses[of(certificates, 3)].startswith(f"revoked 2025-10-09T08:53:20Z{said} exp=2026-")
+    assert got.statuses[of(certificates, 9)].startswith(f"revoked 2025-10-20T22:40:00Z{said} exp=2026-")
+    assert len(got.rows) == len(ISSUED)
+
+
+def test_a_revocation_dated_ahead_keeps_its_date(
+    ca_file: Path, raw: bytes, certificates: dict[int, x509.Certificate]
+) -> None:
+    """AD CS allows it; it takes effect at its time, which is not this reader's business."""
+    changed = with_request(raw, 3, disposition=21, revoked_when=WHEN, effective_when=2_000_000_000, reason=4)
+    assert read(changed, ca_file).statuses[of(certificates, 3)].startswith("revoked 2033-05-18T03:33:20Z superseded")
+
+
+def test_the_disposition_alone_decides(ca_file: Path, raw: bytes, certificates: dict[int, x509.Certificate]) -> None:
+    """After a release from hold dates and reason may stay; the row is issued all the same."""
+    changed = with_request(raw, 3, disposition=20, revoked_when=WHEN, effective_when=WHEN, reason=6)
+    assert read(changed, ca_file).statuses[of(certificates, 3)].startswith("good exp=")
+
+
+@pytest.mark.parametrize(
+    ("disposition", "listed"), [(8, False), (9, False), (12, True), (15, False), (16, False), (17, True), (30, False)]
+)
+def test_other_dispositions(
+    disposition: int, listed: bool, ca_file: Path, raw: bytes, certificates: dict[int, x509.Certificate]
+) -> None:
+    """A recovery agent's certificate is one of the CA's; a foreign one only where the CA signed it; the rest are none."""
+    got = read(with_request(raw, 3, disposition=disposition), ca_file)
+    assert (of(certificates, 3) in got.statuses) is listed
+    assert not got.rejected
+
+
+@pytest.mark.parametrize(
+    ("values", "problem", "presumed"),
+    [
+        ({"disposition": 21}, "no date", "revoked 2025-10-30T11:16:11Z exp="),
+        ({"disposition": 21, "effective_when": WHEN, "reason": 4000}, "'4000'", "revoked 2025-10-20T22:40:00Z exp="),
+        ({"disposition": 21, "effective_when": WHEN, "reason": -1}, "'-1'", "revoked 2025-10-20T22:40:00Z exp="),
+        (
+            {"disposition": 21, "effective_when": WHEN, "reason": 8},
+            "removeFromCRL",
+            "revoked 2025-10-20T22:40:00Z exp=",
+        ),
+        (
+            {"disposition": 21, "effective_when": 253_402_300_800, "reason": 1},
+            "after 9999",
+            "revoked 2025-10-30T11:16:11Z keyCompromise exp=",
+        ),
+        ({"disposition": 22}, "unknown disposition 22", None),
+    ],
+)
+def test_what_cannot_be_understood_costs_one_row(
+    values: dict[str, int],
+    problem: str,
+    presumed: str | None,
+    ca_file: Path,
+    raw: bytes,
+    certificates: dict[int, x509.Certificate],
+) -> None:
+    """It is named by its RequestID, keeps its serial, and is presumed revoked where it surely is; the others are read."""
+    got = read(with_request(raw, 3, **values), ca_file)  # type: ignore[arg-type]
+    (row,) = got.rejected
+    assert row.row == "RequestID 3"
+    assert problem in row.reason
+    assert row.serial_octets is not None
+    assert row.serial_octets.hex() == of(certificates, 3)
+    assert (row.presumed or "").startswith(presumed or "")
+    assert (row.presumed is None) is (presumed is None)
+    assert len(got.rows) == len(ISSUED) - 1
+
+
+@pytest.mark.parametrize("octets", [b"", b"0\x82\x05\xaa" + bytes(64), b"MZ" * 40, bytes(2 << 20)])
+def test_a_certificate_that_is_none_costs_one_row(octets: bytes, ca_file: Path) -> None:
+    """Its serial stands in the row too, so that nothing is taken for vanished."""
+    judge = AdcsJudge("x.edb", CertificateOwner(issuer_of(ca_file)), NOW, looks_always=False)
+    item = judge.item(AdcsRow("RequestID 4", 20, "6500aa", 0, 2_000_000_000, certificate=lambda: octets))
+    assert isinstance(item, RowRejected)
+    assert "RawCertificate: " in item.reason
+    assert item.serial_octets == bytes.fromhex("6500aa")
+
+
+def test_a_row_with_another_rows_serial_is_rejected(
+    ca_file: Path, raw: bytes, certificates: dict[int, x509.Certificate]
+) -> None:
+    """The first certificates of a CA are compared with their rows: a serial that differs is not guessed at."""
+    wrong = raw.replace(of(certificates, 2).encode(), of(certificates, 2)[:-2].encode() + b"ff")
+    if wrong == raw:
+        wrong = raw.replace(
+            of(certificates, 2).encode("utf-16-le"), (of(certificates, 2)[:-2] + "ff").encode("utf-16-le")
+        )
+    assert wrong != raw
+    (row,) = read(wrong, ca_file).rejected
+    assert f"its certificate has {of(certificates, 2)}" in row.reason
+
+
+def test_another_cas_database_is_refused(tmp_path: Path) -> None:
+    """None of its certificates was signed with the configured key."""
+    other = make_ca(tmp_path / "other")
+    with pytest.raises(SourceUnavailable, match="belongs to another CA: none of its 1 certificates was signed"):
+        Read(loader_of(SAMPLE, other.certificate_path))
+
+
+def test_a_dirty_database_is_refused_with_what_to_do(ca_file: Path, raw: bytes) -> None:
+    """Its newest transactions are in log files, which nobody here replays."""
+    dirty = raw[:STATE_AT] + struct.pack("<I", 2) + raw[STATE_AT + 4 :]
+    with pytest.raises(SourceUnavailable, match=r"not shut down cleanly \(state 2\).*esentutl /r edb"):
+        read(dirty, ca_file)
+
+
+@pytest.mark.parametrize("cut", [0, 8, 667, 4096, 40_000, 500_000])
+def test_a_file_that_breaks_off_is_refused(cut: int, ca_file: Path, raw: bytes) -> None:
+    """One line says so; nothing of it is believed to be all."""
+    with pytest.raises(SourceUnavailable, match=r"copy\.edb: "):
+        read(raw[:cut], ca_file)
+
+
+def test_a_directory_must_hold_one_database(ca_file: Path, raw: bytes, tmp_path: Path) -> None:
+    """DataBase of a backup holds it beside its logs."""
+    folder = tmp_path / "DataBase"
+    folder.mkdir()
+    loader = loader_of(folder, ca_file)
+    with pytest.raises(SourceUnavailable, match="there are: none"):
+        loader.peek()
+    (folder / "Corp CA.edb").write_bytes(raw)
+    (folder / "tmp.edb").write_bytes(b"")
+    (folder / "edb00001.log").write_bytes(b"")
+    assert loader.peek().startswith("Corp CA.edb:")
+    assert len(Read(loader).rows) == len(ISSUED)
+
+
+@pytest.fixture(scope="module")
+def fuzz_dir(tmp_path_factory: pytest.TempPathFactory, certificates: dict[int, x509.Certificate]) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "ca.pem").write_bytes(certificates[1].public_bytes(Encoding.PEM))
+    return folder
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 254), st.integers(0, 4095), st.integers(0, 255)), min_size=1, max_size=12))
+def test_damage_ends_in_one_line_or_in_rows(fuzz_dir: Path, raw: bytes, changes: list[tuple[int, int, int]]) -> None:
+    """Whatever octets are changed: rows, rejected rows, or a SourceUnavailable of one line; nothing else, and it ends."""
+    damaged = bytearray(raw)
+    used = [at for at in range(0, len(raw), 4096) if any(raw[at : at + 64])]
+    for page, offset, value in changes:
+        damaged[used[page % len(used)] + offset] = value
+    path = fuzz_dir / "damaged.edb"
+    path.write_bytes(damaged)
+    try:
+        got = Read(loader_of(path, fuzz_dir / "ca.pem"))
+    except SourceUnavailable as error:
+        said = str(error)
+    else:
+        said = ""
+        assert len(got.rows) + len(got.rejected) <= 11
+    assert "\n" not in said
