@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastpath.ocsp_response import (
@@ -62,6 +63,7 @@ class _Waiting(NamedTuple):
 class _Draft(NamedTuple):
     """What is to be signed for one question. ``texts``: the statuses of its serials, which must be the same afterwards."""
 
+    place: int  # in the slice
     waiting: _Waiting
     moment: Moment
     texts: list[str | None]
@@ -80,8 +82,38 @@ class _Draft(NamedTuple):
         return _may_be_kept(self.waiting.question, self.texts)
 
 
+@dataclass(slots=True)
+class _Group:
+    """The questions of a slice that are about one CA. ``same``: places in the slice; one question, asked by so many."""
+
+    desk: Desk
+    same: list[list[int]]
+    watch: Watch
+    before: Sight | None = None
+    drafts: list[_Draft] = field(default_factory=list)
+    signatures: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Slice:
+    """Questions that are answered together, and what is to be replied, by place."""
+
+    asked: list[_Waiting]
+    groups: list[_Group]
+    replies: dict[int, Reply]
+
+    @property
+    def watches(self) -> list[Watch]:
+        """What reads the statuses that it is about."""
+        return [group.watch for group in self.groups]
+
+
 class LiveSigner:
-    """Answers questions at the desks of the presigner."""
+    """Answers questions at the desks of the presigner.
+
+    Two trips to Redis a slice: statuses are read again together with the taking of further questions, and the next slice's are
+    read for the first time together with the replies.
+    """
 
     def __init__(self, store: Store, desks: Mapping[str, Desk], clock: Clock, guard: ClockGuard) -> None:
         self._store = store
@@ -89,6 +121,7 @@ class LiveSigner:
         self._clock = clock
         self._guard = guard
         self._queue: deque[_Waiting] = deque()
+        self._next: _Slice | None = None  # whose statuses were looked at
         self._slice = FIRST_SLICE  # questions that are answered together
         self._bits: dict[str, int | None] = {}  # by CA: of its buckets, as they were last seen
 
@@ -104,48 +137,91 @@ class LiveSigner:
 
         ``block_ms``: how long to wait for questions where none wait here. Raises StoreUnavailable.
         """
-        if not self._queue:
-            self._exchange([], [])
-            if not self._queue and block_ms is not None:
-                self._store.await_live(block_ms)
-                self._exchange([], [])
-        if not self._queue:
-            return 0
+        if self._next is None:
+            if not self._queue:
+                self._exchange()
+                if not self._queue and block_ms is not None:
+                    self._store.await_live(block_ms)
+                    self._exchange()
+            self._next = self._pick()
+            if self._next is None:
+                return 0
+            self._exchange(watches=self._next.watches, take=False)
+        current, self._next = self._next, None
         began = self._clock.monotonic()
-        current: list[_Waiting] = []
-        too_old = 0  # thousands, after a pause: those who wait still must not stand behind them
-        while self._queue and len(current) < self._slice:
-            one = self._queue.popleft()
-            if one.void_at > began:
-                current.append(one)
-            else:
-                too_old += 1
-        if too_old:
-            metrics.LIVE_REPLIES.labels("too_old").inc(too_old)
-        replies, made = self._answer(current)
+        made = self._answer(current)
         if made:
             # By what a slice takes as a whole: a token of many sessions signs faster the more there is to sign.
             each = max((self._clock.monotonic() - began) / made, 1e-6)
             self._slice = max(1, min(MOST_IN_SLICE, 4 * self._slice, int(SLICE_S / each)))
-        self._exchange(current, replies)
+        self._next = self._pick()
+        self._reply(current)
         return made
 
-    def _exchange(self, asked: Sequence[_Waiting], replies: Sequence[Reply]) -> None:
-        """Reply, and take the questions that came meanwhile, in one trip."""
+    def _pick(self) -> _Slice | None:
+        """Take the next questions from those that wait here; None: there are none."""
+        now = self._clock.monotonic()
+        asked: list[_Waiting] = []
+        too_old = 0  # thousands, after a pause: those who wait still must not stand behind them
+        while self._queue and len(asked) < self._slice:
+            one = self._queue.popleft()
+            if one.void_at > now:
+                asked.append(one)
+            else:
+                too_old += 1
+        if too_old:
+            metrics.LIVE_REPLIES.labels("too_old").inc(too_old)
+        if not asked:
+            return None
+        by_ca: dict[str, list[int]] = defaultdict(list)
+        for at, one in enumerate(asked):
+            by_ca[one.question.ca].append(at)
+        current = _Slice(asked, [], {})
+        for ca, numbers in by_ca.items():
+            desk = self._desks.get(ca)
+            if desk is None:
+                current.replies |= {at: _try_later(asked[at]) for at in numbers}
+                continue
+            # The same one without nonce is signed once.
+            same: dict[object, list[int]] = {}
+            for at in numbers:
+                question = asked[at].question
+                alone = question.nonce_octets is not None
+                same.setdefault(at if alone else (question.hash_name, question.serials), []).append(at)
+            groups = list(same.values())
+            serials = [serial for group in groups for serial in asked[group[0]].question.serials]
+            current.groups.append(_Group(desk, groups, self._store.watch(ca, serials, self._bits.get(ca))))
+        return current
+
+    def _reply(self, current: _Slice) -> None:
         by_worker: dict[str, list[Reply]] = {}
         kinds = dict.fromkeys(ReplyKind, 0)
-        for one, reply in zip(asked, replies, strict=True):
+        for at, one in enumerate(current.asked):
+            reply = current.replies.get(at)
+            if reply is None:
+                metrics.LIVE_REPLIES.labels("too_old").inc()
+                continue
             by_worker.setdefault(one.worker, []).append(reply)
             kinds[reply.kind] += 1
-        entries = self._store.exchange_live(
+        self._exchange(
             {worker: encode_replies(mine) for worker, mine in by_worker.items()},
-            REPLIES_MAXLEN,
-            REPLIES_EXPIRE_S,
-            0 if len(self._queue) >= QUEUE_MOST else READ_ENTRIES,
+            self._next.watches if self._next is not None else (),
+            take=self._next is None,
         )
         for kind, count in kinds.items():
             if count:
                 metrics.LIVE_REPLIES.labels(kind.name.lower()).inc(count)
+
+    def _exchange(
+        self,
+        replies: Mapping[str, Mapping[bytes, bytes]] | None = None,
+        watches: Sequence[Watch] = (),
+        *,
+        take: bool = True,
+    ) -> None:
+        """Reply, look, and take the questions that came meanwhile, in one trip."""
+        count = READ_ENTRIES if take and len(self._queue) < QUEUE_MOST else 0
+        entries = self._store.exchange_live(replies or {}, REPLIES_MAXLEN, REPLIES_EXPIRE_S, count, watches)
         if entries:
             self._queue_up(entries)
         metrics.LIVE_QUEUE.set(len(self._queue))
@@ -167,104 +243,93 @@ class LiveSigner:
 
     # --- one slice of questions -------------------------------------------------------------------------------------
 
-    def _answer(self, asked: Sequence[_Waiting]) -> tuple[list[Reply], int]:
-        """Answer questions; the same one without nonce is signed once. Returns the replies in order, and signatures."""
-        replies: dict[int, Reply] = {}
+    def _answer(self, current: _Slice) -> int:
+        """Put the replies together; returns how many signatures that took."""
         if not self._guard.agrees():
-            return [_try_later(one) for one in asked], 0
-        by_ca: dict[str, list[int]] = defaultdict(list)
-        for at, one in enumerate(asked):
-            by_ca[one.question.ca].append(at)
-        made = 0
-        for ca, numbers in by_ca.items():
-            desk = self._desks.get(ca)
-            if desk is None:
-                replies |= {at: _try_later(asked[at]) for at in numbers}
-                continue
-            same: dict[object, list[int]] = {}
-            for at in numbers:
-                question = asked[at].question
-                alone = question.nonce_octets is not None
-                same.setdefault(at if alone else (question.hash_name, question.serials), []).append(at)
-            firsts = [asked[group[0]] for group in same.values()]
-            try:
-                answered = self._answer_ca(desk, firsts)
-            except StoreUnavailable as error:
-                log.warning("live_store_unavailable", ca=desk.issuer.name, error=str(error))
-                answered = [_try_later(one) for one in firsts]
-            for group, reply in zip(same.values(), answered, strict=True):
-                made += reply.kind is ReplyKind.ANSWER
-                replies[group[0]] = reply
-                for at in group[1:]:
-                    replies[at] = _with_id(reply, asked[at].question.id)
-        return [replies[at] for at in range(len(asked))], made
+            current.replies |= {at: _try_later(one) for at, one in enumerate(current.asked)}
+            return 0
+        signed = [group for group in current.groups if self._sign(current, group)]
+        if signed:
+            # Whatever was revoked while this was being signed: the answer is dropped.
+            self._exchange(watches=[group.watch for group in signed])
+        for group in signed:
+            self._settle(current, group)
+        for group in current.groups:
+            for first, *others in group.same:
+                reply = current.replies.get(first)
+                for at in others if reply is not None else ():
+                    current.replies[at] = _with_id(reply, current.asked[at].question.id)
+        return sum(len(group.signatures) for group in signed)
 
-    def _answer_ca(self, desk: Desk, asked: Sequence[_Waiting]) -> list[Reply]:
-        ca = desk.issuer.id
-        watch = self._store.watch(ca, [serial for one in asked for serial in one.question.serials], self._bits.get(ca))
-        # Promise 2: as_of before the statuses.
-        before = watch.look()
-        info = before.info
+    def _sign(self, current: _Slice, group: _Group) -> bool:
+        """Sign what a group's questions need; returns whether anything was signed. The rest has its replies."""
+        desk, asked = group.desk, [current.asked[same[0]] for same in group.same]
+        # Promise 2: as_of was read before the statuses.
+        group.before = before = group.watch.sight
+        info = None if before is None else before.info
         moment = None if info is None else desk.moment(self._clock.now(), info)
-        if info is None or moment is None:
-            return [_try_later(one) for one in asked]
-        self._bits[ca] = info.bits
-        replies: list[Reply | None] = []
-        drafts: list[_Draft] = []
-        first = 0  # of the question's serials in what was seen
-        for one in asked:
-            end = first + len(one.question.serials)
-            draft = _draft(desk, moment, one, before.texts[first:end], before.buckets[first])
-            first = end
+        if before is None:
+            log.warning("live_store_unavailable", ca=desk.issuer.name, error=group.watch.error)
+        if before is None or info is None or moment is None:
+            current.replies |= {same[0]: _try_later(one) for same, one in zip(group.same, asked, strict=True)}
+            return False
+        self._bits[desk.issuer.id] = info.bits
+        first, now = 0, self._clock.monotonic()  # first: of the question's serials in what was seen
+        for same, one in zip(group.same, asked, strict=True):
+            at, first = first, first + len(one.question.serials)
+            if one.void_at <= now:
+                continue  # nobody waits for it any more
+            draft = _draft(desk, moment, same[0], one, before.texts[at:first], before.buckets[at])
             if isinstance(draft, ReplyKind):
-                replies.append(Reply(one.question.id, draft))
+                current.replies[same[0]] = Reply(one.question.id, draft)
             else:
-                drafts.append(draft)
-                replies.append(None)
-        signed = iter(self._sign(desk, before, drafts, watch) if drafts else ())
-        return [next(signed) if reply is None else reply for reply in replies]
-
-    def _sign(self, desk: Desk, before: Sight, drafts: Sequence[_Draft], watch: Watch) -> list[Reply]:
+                group.drafts.append(draft)
+        if not group.drafts:
+            return False
         try:
             audit.require()
-            signatures = desk.press.sign([draft.message for draft in drafts], "live")
-            _record(desk, drafts, signatures)
+            group.signatures = desk.press.sign([draft.message for draft in group.drafts], "live")
+            _record(desk, group.drafts, group.signatures)
         except SignerUnavailable:
-            return [_try_later(draft.waiting) for draft in drafts]
-        # Whatever was revoked while this was being signed: the answer is dropped.
-        after = watch.look()
-        assert before.info is not None  # noqa: S101 - _answer_ca saw to it
-        if after.info is None or after.info.override != before.info.override:
-            return [_try_later(draft.waiting) for draft in drafts]
-        changed = watch.changed(before, after)
-        replies: list[Reply] = []
+            current.replies |= {draft.place: _try_later(draft.waiting) for draft in group.drafts}
+            return False
+        return True
+
+    def _settle(self, current: _Slice, group: _Group) -> None:
+        """Make the replies of what was signed, but where the status is another by now."""
+        desk, before, after = group.desk, group.before, group.watch.sight
+        assert before is not None and before.info is not None  # noqa: S101, PT018 - _sign saw to it
+        if after is None or after.info is None or after.info.override != before.info.override:
+            current.replies |= {draft.place: _try_later(draft.waiting) for draft in group.drafts}
+            return
+        changed = group.watch.changed(before, after)
         to_store: list[tuple[_Draft, bytes]] = []
         make_response = desk.signer.template.response
-        for draft, signature in zip(drafts, signatures, strict=True):
+        for draft, signature in zip(group.drafts, group.signatures, strict=True):
             question = draft.waiting.question
             if changed and not changed.isdisjoint(question.serials):
-                replies.append(_try_later(draft.waiting))
+                current.replies[draft.place] = _try_later(draft.waiting)
                 continue
             may_be_kept = draft.may_be_kept
             this_update, next_update = draft.singles[0][-2:]
             for single in draft.singles[1:]:
                 this_update, next_update = max(this_update, single.this_update), min(next_update, single.next_update)
-            replies.append(
-                Reply(
-                    question.id,
-                    ReplyKind.ANSWER,
-                    make_response(draft.message, signature),
-                    this_update,
-                    next_update,
-                    may_be_kept,
-                )
+            current.replies[draft.place] = Reply(
+                question.id,
+                ReplyKind.ANSWER,
+                make_response(draft.message, signature),
+                this_update,
+                next_update,
+                may_be_kept,
             )
             # What is not of the kinds that the presigner keeps up is the workers' alone.
             if may_be_kept and desk.stores(question.hash_name):
                 to_store.append((draft, signature))
         if to_store:
-            self._put(desk, before.info, to_store)
-        return replies
+            try:
+                self._put(desk, before.info, to_store)
+            except StoreUnavailable as error:
+                log.warning("live_store_unavailable", ca=desk.issuer.name, error=str(error))
 
     def _put(self, desk: Desk, info: CAInfo, signed: Iterable[tuple[_Draft, bytes]]) -> None:
         """Store answers that are as good for the next who asks: one header for those of a bucket with the same times."""
@@ -314,11 +379,13 @@ class LiveSigner:
             self._store.set_sha256_asked(desk.issuer.id, now)
 
 
-def _draft(desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], bucket: int) -> _Draft | ReplyKind:
+def _draft(
+    desk: Desk, moment: Moment, place: int, one: _Waiting, texts: list[str | None], bucket: int
+) -> _Draft | ReplyKind:
     """Decide what one question's answer says, or how it ends without one."""
     question = one.question
     if question.nonce_octets is not None and len(texts) == 1 and texts[0] is not None:
-        draft = _draft_usual(desk, moment, one, texts, texts[0], question.nonce_octets, bucket)
+        draft = _draft_usual(desk, moment, place, one, texts, texts[0], question.nonce_octets, bucket)
         if draft is not None:
             return draft
     try:
@@ -367,11 +434,18 @@ def _draft(desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], b
     except ValueError as error:
         log.error("live_answer_not_encoded", ca=desk.issuer.name, error=str(error))
         return ReplyKind.TRY_LATER
-    return _Draft(one, moment, texts, bucket, singles, message)
+    return _Draft(place, one, moment, texts, bucket, singles, message)
 
 
 def _draft_usual(
-    desk: Desk, moment: Moment, one: _Waiting, texts: list[str | None], text: str, nonce_octets: bytes, bucket: int
+    desk: Desk,
+    moment: Moment,
+    place: int,
+    one: _Waiting,
+    texts: list[str | None],
+    text: str,
+    nonce_octets: bytes,
+    bucket: int,
 ) -> _Draft | None:
     """As ``_draft`` does it, in less time, for one certificate with a nonce; None where anything is out of the way."""
     question, issuer = one.question, desk.issuer
@@ -392,7 +466,7 @@ def _draft_usual(
         )
     except ValueError:
         return None  # told of by _draft, which meets it too
-    return _Draft(one, moment, texts, bucket, [want], message)
+    return _Draft(place, one, moment, texts, bucket, [want], message)
 
 
 def _record(desk: Desk, drafts: Sequence[_Draft], signatures: Sequence[bytes]) -> None:

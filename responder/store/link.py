@@ -209,7 +209,7 @@ class Link:
             raise self.unavailable(reply) from reply
         return reply
 
-    def pipeline_scripts(self, commands: Sequence[Command], scripts: Sequence[Script]) -> list[Any]:
+    def pipeline_scripts(self, commands: Sequence[Sendable], scripts: Sequence[Script]) -> list[Any]:
         """Run commands of which some are EVALSHA; those that met NOSCRIPT have done nothing, and are sent once more."""
         return self.send_scripts(commands, scripts)()
 

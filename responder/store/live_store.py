@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import hiredis
 
+from responder.errors import StoreUnavailable
 from responder.store import layout, scripts, values
 from responder.store.layout import bucket_number, serial_hash
-from responder.store.link import Command
+from responder.store.link import Command, Sendable
 from responder.store.status_store import StatusStore
 from responder.store.values import CAInfo
 
@@ -37,22 +38,39 @@ class LiveStore(StatusStore):
     """Questions, replies, and the statuses that they are about."""
 
     def exchange_live(
-        self, replies: Mapping[str, Mapping[bytes, bytes]], maxlen: int, expire_s: int, count: int
+        self,
+        replies: Mapping[str, Mapping[bytes, bytes]],
+        maxlen: int,
+        expire_s: int,
+        count: int,
+        watches: Sequence[Watch] = (),
     ) -> list[Entry]:
-        """Reply to workers (one entry's fields for each), and take up to ``count`` entries of questions; one trip.
+        """Reply to workers (one entry's fields for each), take up to ``count`` entries of questions, and look; one trip.
 
         What was taken is in the stream no more: of several presigners each question reaches one. ``count`` 0: none.
+        ``watches``: each has its ``sight`` afterwards. Raises StoreUnavailable.
         """
-        commands: list[Command] = [
+        commands: list[Sendable] = [
             ("EVALSHA", scripts.REPLY.sha, 1, self.layout.replies(worker), maxlen, expire_s, *_flat(fields))
             for worker, fields in replies.items()
         ]
         if count:
             commands.append(("EVALSHA", scripts.TAKE.sha, 1, self.layout.ask(), count))
+        scripted = len(commands)
+        for watch in watches:
+            commands += watch.commands
         answers = self._link.pipeline_scripts(commands, (scripts.REPLY, scripts.TAKE)) if commands else []
-        for answer in answers:
+        for answer in answers[:scripted]:
             self._link.good(answer)
-        return [(entry, values.pairs(flat or ())) for entry, flat in answers[-1]] if count else []
+        first = scripted
+        for watch in watches:
+            watch.take(answers[first : first + len(watch.commands)])
+            first += len(watch.commands)
+        return [(entry, values.pairs(flat or ())) for entry, flat in answers[scripted - 1]] if count else []
+
+    def good(self, reply: Any) -> Any:
+        """Return a reply, or raise StoreUnavailable where it is an error."""
+        return self._link.good(reply)
 
     def await_live(self, block_ms: int) -> None:
         """Wait until there are questions to take, at most a second or so: the connection is blocked meanwhile."""
@@ -62,15 +80,14 @@ class LiveStore(StatusStore):
         """Return what reads a CA and some serials, any number of times; ``bits`` is a first guess."""
         return Watch(self, ca, serials, bits or layout.MIN_BITS)
 
-    def run_packed(self, packed: bytes, count: int) -> list[Any]:
-        """Run ``count`` commands that are packed already."""
-        return [self._link.good(reply) for reply in self._link.send_packed(packed, count).result()]
-
 
 class Watch:
-    """The same commands, again and again: before something is signed, and after."""
+    """The same commands, again and again: before something is signed, and after.
 
-    __slots__ = ("_bits", "_ca", "_flat", "_info", "_numbers", "_packed", "_serials", "_store")
+    ``sight`` is what was seen last; None: nothing is known, for the reason in ``error``.
+    """
+
+    __slots__ = ("_bits", "_ca", "_flat", "_info", "_numbers", "_serials", "_store", "commands", "error", "sight")
 
     def __init__(self, store: LiveStore, ca: str, serials: Sequence[bytes], bits: int) -> None:
         self._store, self._ca, self._serials, self._bits = store, ca, serials, bits
@@ -83,12 +100,20 @@ class Watch:
             ("HMGET", status(ca, number), layout.BITS_FIELD, serial.hex())
             for number, serial in zip(self._numbers, serials, strict=True)
         ]
-        self._packed = b"".join(map(hiredis.pack_command, commands))
+        self.commands: list[bytes] = list(map(hiredis.pack_command, commands))
+        self.sight: Sight | None = None
+        self.error = "it was not looked at yet"
 
-    def look(self) -> Sight:
-        """Read. Raises StoreUnavailable, also where a bucket is missing: then nothing is known of its serials."""
+    def take(self, answers: Sequence[Any]) -> None:
+        """See what ``commands`` were answered. Where a bucket is missing, nothing is known of its serials."""
+        try:
+            self.sight = self._see(answers)
+        except StoreUnavailable as error:
+            self.sight, self.error = None, str(error)
+
+    def _see(self, answers: Sequence[Any]) -> Sight:
         numbers, bits = self._numbers, b"%d" % self._bits
-        flat, *replies = self._store.run_packed(self._packed, 1 + len(numbers))
+        flat, *replies = map(self._store.good, answers)
         if flat != self._flat:
             self._flat, self._info = flat, values.ca_info(self._ca, flat)
         info = self._info
@@ -100,13 +125,13 @@ class Watch:
             if bits_now != bits:
                 strays.append(at)
             texts.append(None if text is None else text.decode())
-        if not strays:
-            return Sight(info, texts, numbers)
-        # Buckets of other depths than was thought. Read after as_of all the same, hence at least as new.
-        buckets = list(numbers)
-        located = self._store.locate(self._ca, [self._serials[at] for at in strays], info.bits or layout.MIN_BITS)
-        for at, place in zip(strays, located, strict=True):
-            texts[at], buckets[at] = place.text, place.bucket
+        buckets = numbers
+        if strays:
+            # Buckets of other depths than was thought. Read after as_of all the same, hence at least as new.
+            buckets = list(numbers)
+            located = self._store.locate(self._ca, [self._serials[at] for at in strays], info.bits or layout.MIN_BITS)
+            for at, place in zip(strays, located, strict=True):
+                texts[at], buckets[at] = place.text, place.bucket
         return Sight(info, texts, buckets)
 
     def changed(self, before: Sight, after: Sight) -> frozenset[bytes]:

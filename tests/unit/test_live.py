@@ -453,8 +453,8 @@ def test_of_several_presigners_one_answers_each_question(room: Room, asker: Aske
     assert room.key.count == 199
 
 
-def test_a_batch_costs_three_trips_whatever_it_holds(room: Room, asker: Asker) -> None:
-    """Statuses before and after, and one that replies and takes what is next."""
+def test_a_slice_costs_two_trips_whatever_it_holds(room: Room, asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statuses before are read with the replies to the slice before; statuses after with the taking of what is next."""
     room.load(dict.fromkeys(range(1, 200), GOOD))
     asker.ask("sha1", [1], NONCE)  # scripts, clock and the key's pace are known from here on
     trips: list[int] = []
@@ -468,8 +468,16 @@ def test_a_batch_costs_three_trips_whatever_it_holds(room: Room, asker: Asker) -
     link.send_packed = counted  # type: ignore[method-assign]
     asker.send(*[("sha1", [serial], NONCE) for serial in range(1, 4)])
     asker.live.poll()
-    assert trips == [1, 4, 4, 2]
+    assert trips == [1, 4, 5, 2], "take; look; look and take; reply and take"
     assert len(asker.receive()) == 3
+    monkeypatch.setattr(live_signing, "MOST_IN_SLICE", 2)
+    asker.live._slice = 2
+    asker.send(*[("sha1", [serial], NONCE) for serial in range(1, 7)])
+    del trips[:]
+    for _ in range(3):
+        asker.live.poll()
+    assert trips == [1, 3, *[4, 4], *[4, 4], *[4, 2]], "from the second slice on: look and take; reply and look"
+    assert len(asker.receive()) == 6
 
 
 def test_what_a_captured_worker_may_write(room: Room, asker: Asker) -> None:
@@ -561,7 +569,7 @@ def test_the_usual_question_is_drafted_as_any_other(
                 for usual in (live_signing._draft_usual, lambda *_: None):
                     with monkeypatch.context() as patched:
                         patched.setattr(live_signing, "_draft_usual", usual)
-                        drafts.append(live_signing._draft(desk, moment, one, [text], 3))
+                        drafts.append(live_signing._draft(desk, moment, 0, one, [text], 3))
                 assert drafts[0] == drafts[1], (text, nonce)
-                quick = live_signing._draft_usual(desk, moment, one, [text], text, nonce, 3)
+                quick = live_signing._draft_usual(desk, moment, 0, one, [text], text, nonce, 3)
                 assert (quick is None) == isinstance(drafts[0], ReplyKind)
