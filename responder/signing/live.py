@@ -257,8 +257,8 @@ class LiveSigner:
         for group in current.groups:
             for first, *others in group.same:
                 reply = current.replies.get(first)
-                for at in others if reply is not None else ():
-                    current.replies[at] = _with_id(reply, current.asked[at].question.id)
+                if reply is not None:
+                    current.replies |= {at: _with_id(reply, current.asked[at].question.id) for at in others}
         return sum(len(group.signatures) for group in signed)
 
     def _sign(self, current: _Slice, group: _Group) -> bool:
