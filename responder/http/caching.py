@@ -169,7 +169,7 @@ class CachedResponse(Response):
     def head(self, second: int) -> bytes:
         """Return the head with the seven fields of RFC 9919 §6."""
         return (
-            STATUS_LINES[200]
+            STATUS_LINES[self.status]
             + date_line(second)
             + self._lines
             + _last_modified(self.this_update, second)
@@ -194,7 +194,7 @@ class CachedResponse(Response):
                 return _PreconditionFailed()
         elif request.if_unmodified_since is not None:
             date = parse_http_date(request.if_unmodified_since, second)
-            if date is not None and self.this_update > date:
+            if date is not None and not self.is_unchanged_since(date):
                 return _PreconditionFailed()
         # RFC 9110 §13.1.3: If-Modified-Since MUST be ignored beside If-None-Match, and if it is not a valid date.
         if request.if_none_match is not None:
@@ -202,9 +202,13 @@ class CachedResponse(Response):
                 return _NotModified(self)
         elif request.if_modified_since is not None:
             date = parse_http_date(request.if_modified_since, second)
-            if date is not None and self.this_update <= date:
+            if date is not None and self.is_unchanged_since(date):
                 return _NotModified(self)
         return self
+
+    def is_unchanged_since(self, date: int) -> bool:
+        """Tell whether it is what it was at a POSIX second."""
+        return self.this_update <= date
 
     def _freshness(self, second: int) -> bytes:
         return b'%s%s"\r\n%s%s%d%s' % (

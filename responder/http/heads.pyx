@@ -30,9 +30,11 @@ cdef bytes POST = b"POST"
 
 # Fields that mean something here. Everything else is read by llhttp, counted, and forgotten.
 cdef frozenset LISTS = frozenset({b"connection", b"transfer-encoding", b"expect", b"if-none-match", b"if-match"})
+# Not lists, but twice one of them is the same as none: joined, they mean nothing to whoever reads them.
+cdef frozenset RANGES = frozenset({b"range", b"if-range"})
 cdef frozenset DATES = frozenset({b"if-modified-since", b"if-unmodified-since"})
 cdef frozenset CONDITIONS = DATES | {b"if-none-match", b"if-match"}
-cdef frozenset MEANT = LISTS | DATES | {b"host", b"content-length", b"content-type"}
+cdef frozenset MEANT = LISTS | DATES | RANGES | {b"host", b"content-length", b"content-type"}
 
 # RFC 9112 §3.2, RFC 3986 §3.2.2: uri-host [":" port]. A comma is a legal sub-delim, but means two hosts joined.
 _HOST = re.compile(
@@ -103,7 +105,7 @@ cdef class HeadReader:
             self._is_spent = self._is_spent or key == b"proxy-connection"
         elif key not in fields:
             fields[key] = value.strip(b" \t")
-        elif key in LISTS:
+        elif key in LISTS or key in RANGES:
             fields[key] += b", " + value.strip(b" \t")
         elif key in DATES:
             fields[key] = b""  # two dates are no date: the field is ignored

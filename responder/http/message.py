@@ -70,7 +70,7 @@ class Request:
 
     ``target`` is in origin-form (RFC 9112 §3.2.1), otherwise as received: nothing is decoded or normalised, since a
     ``//`` in it may be base64. ``body`` is without any transfer coding. ``content_type`` is None where the client sent
-    none; its media type has been checked against the handler's. Conditional fields are the fields' raw values.
+    none; its media type has been checked against the handler's. Conditional fields and Range are the fields' raw values.
     ``peer`` is the client's address, without the port.
     """
 
@@ -80,9 +80,11 @@ class Request:
         "if_match",
         "if_modified_since",
         "if_none_match",
+        "if_range",
         "if_unmodified_since",
         "method",
         "peer",
+        "range",
         "target",
     )
 
@@ -96,6 +98,8 @@ class Request:
         if_modified_since: bytes | None = None,
         if_match: bytes | None = None,
         if_unmodified_since: bytes | None = None,
+        range_field: bytes | None = None,
+        if_range: bytes | None = None,
         peer: str = "",
     ) -> None:
         self.method = method
@@ -106,6 +110,8 @@ class Request:
         self.if_modified_since = if_modified_since
         self.if_match = if_match
         self.if_unmodified_since = if_unmodified_since
+        self.range = range_field
+        self.if_range = if_range
         self.peer = peer
 
 

@@ -14,6 +14,8 @@ from typing import Any, cast
 
 from responder.errors import InvariantBroken
 from responder.http.deadlines import NEVER
+from responder.http.file_sender import Sending
+from responder.http.files import FileResponse
 from responder.http.framing import ChunkedBody, Refused
 from responder.http.message import PreparedResponse, Request, Response, http_error
 from responder.http.state import ServerState, address_key
@@ -77,6 +79,7 @@ class HTTPProtocol(asyncio.Protocol):
         "_continue_due",
         "_discarded",
         "_empty_lines",
+        "_file_head",
         "_head",
         "_lent_fd",
         "_linger",
@@ -90,6 +93,7 @@ class HTTPProtocol(asyncio.Protocol):
         "_pieces_bytes",
         "_queue",
         "_reading",
+        "_sending",
         "_served",
         "_state",
         "_stopped",
@@ -113,6 +117,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._queue: deque[Exchange] = deque()  # in the order of the requests
         self._out: list[bytes] = []  # gathered within one call, then written
         self._out_bytes = 0
+        self._file_head: tuple[bytes, FileResponse] | None = None  # to be sent when the transport has nothing unsent
+        self._sending: Sending | None = None  # the file of queue[0], past the transport
         self._served = 0
         self._reading = True
         self._write_paused = False
@@ -197,6 +203,7 @@ class HTTPProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything; answers still under way come to nothing."""
         self.take_back()
+        self._stop_file()
         self._stopped = self._close_sent = True
         for exchange in self._queue:
             exchange.protocol = None
@@ -324,6 +331,7 @@ class HTTPProtocol(asyncio.Protocol):
     def cut(self) -> None:
         """End the connection now, whatever is under way."""
         self.take_back()
+        self._stop_file()
         if self._transport is not None:
             self._transport.abort()
 
@@ -334,6 +342,13 @@ class HTTPProtocol(asyncio.Protocol):
         self.take_back()
         if self._close_sent:
             self.cut()  # it had LINGER_S
+        elif self._sending is not None:
+            left = self._sending.patience(self._state.wheel.now, self._state.config.idle_timeout)
+            if left:
+                self._set_deadline(left)
+            else:
+                self._state.timeouts["write"] += 1
+                self.cut()
         elif self._write_paused or self._transport.get_write_buffer_size():
             self._state.timeouts["write"] += 1
             self.cut()
@@ -580,6 +595,8 @@ class HTTPProtocol(asyncio.Protocol):
             request.if_modified_since = get(b"if-modified-since")
             request.if_match = get(b"if-match")
             request.if_unmodified_since = get(b"if-unmodified-since")
+            request.range = get(b"range")
+            request.if_range = get(b"if-range")
         exchange = self._enqueue(request, head.keep_alive)
         try:
             self._state.handler.handle(request, exchange)
@@ -608,19 +625,24 @@ class HTTPProtocol(asyncio.Protocol):
         if self._lent_fd >= 0 and exchange.keep_alive and exchange.request in _PLAIN:
             self._reply_lent(exchange)
             return
+        self._reply_due()
         state = self._state
-        second = int(state.clock.now())
-        while queue and (response := queue[0].response) is not None:
-            self._send(queue.popleft(), response, second)
-        if self._continue_due and not queue:
-            self._continue_due = False
-            self._write(_CONTINUE)
         if not self._advancing:
             self._set_deadline(self._arrival_timeout())
             self._resume()
             if self._may_lend and state.sockets is not None and exchange.request in _PLAIN:
                 self._may_lend = False
                 asyncio.get_running_loop().call_soon(self._lend)
+
+    def _reply_due(self) -> None:
+        """Write the answers at the front of the queue, up to a file, which keeps its place until it has been sent."""
+        queue = self._queue
+        second = int(self._state.clock.now())
+        while queue and self._file_head is None and (response := queue[0].response) is not None:
+            self._send(queue.popleft(), response, second)
+        if self._continue_due and not queue:
+            self._continue_due = False
+            self._write(_CONTINUE)
 
     def _reply_lent(self, exchange: Exchange) -> None:
         """Send the answer that the express lane missed, past the transport, whose queue its next one would overtake."""
@@ -651,7 +673,9 @@ class HTTPProtocol(asyncio.Protocol):
             head_only = request.method == b"HEAD"
         self._state.responses[response.status] += 1
         self._served += 1
-        if not exchange.keep_alive or (self._state.draining and not self._queue):
+        if isinstance(response, FileResponse) and not head_only:
+            self._queue_file(exchange, response, second)
+        elif not exchange.keep_alive or (self._state.draining and not self._queue):
             # RFC 9112 §9.6: a server that will close SHOULD say so.
             self._write(response.head(second) + _CONNECTION_CLOSE)
             self._close_sent = self._stopped = True
@@ -687,6 +711,8 @@ class HTTPProtocol(asyncio.Protocol):
                 self._transport.write(octets)
         if self._close_sent and not self._advancing:
             self._hang_up()
+        if self._file_head is not None and self._sending is None and not self._advancing:
+            self._begin_file(*self._file_head)
 
     def _resume(self) -> None:
         """Write, and read on what had to wait for it."""
@@ -697,6 +723,52 @@ class HTTPProtocol(asyncio.Protocol):
         if self._pieces and self._pieces_bytes >= self._needed:
             self._advance()
         self._watch_arrival()
+
+    # --- sending a file ---------------------------------------------------------------------------------------------
+
+    def _queue_file(self, exchange: Exchange, response: FileResponse, second: int) -> None:
+        """Have a file sent after what was written before it. Its exchange stays in the queue, and so whatever follows."""
+        if self._state.draining and not self._queue:
+            exchange.keep_alive = False
+        connection = _CONNECTION_KEEP_ALIVE if exchange.http_1_0 else b"\r\n"
+        head = response.head(second) + (connection if exchange.keep_alive else _CONNECTION_CLOSE)
+        self._queue.appendleft(exchange)
+        self._file_head = (head, response)
+
+    def _begin_file(self, head: bytes, response: FileResponse) -> None:
+        """Send it past the transport, once that has nothing unsent: ``resume_writing`` comes back here."""
+        self.take_back()
+        transport, state = self._transport, self._state
+        if transport is None or transport.is_closing():
+            return
+        if transport.get_write_buffer_size():
+            transport.set_write_buffer_limits(high=0)
+            return
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._set_deadline(state.config.idle_timeout)
+        fd = transport.get_extra_info("socket").fileno()
+        self._sending = state.files.send(fd, self, head, response.file, response.start, response.end, state.wheel.now)
+
+    def file_sent(self) -> None:
+        """Go on with what was asked for after the file."""
+        exchange = self._queue.popleft()
+        self._sending = self._file_head = None
+        if exchange.keep_alive and not (self._state.draining and not self._queue):
+            self._reply_due()
+            self._set_deadline(self._arrival_timeout())
+            self._resume()
+        else:
+            self._stopped = True
+            self._hang_up()
+
+    def file_failed(self) -> None:
+        """End the connection: nobody can tell what is left of the file from the next answer."""
+        self.cut()
+
+    def _stop_file(self) -> None:
+        if self._sending is not None:
+            self._state.files.stop(self._sending)
+        self._sending = self._file_head = None
 
     # --- ending -----------------------------------------------------------------------------------------------------
 

@@ -99,6 +99,7 @@ class HTTPServer:
                 turns = Turns(loop.call_soon, express.ready_count)
         self.state = ServerState(handler, self._config, clock, express, turns, self._sockets)
         self.state.paces_expiry = True
+        asyncio.get_running_loop().add_reader(self.state.files.fileno(), self.state.files.run)
         self._servers: list[asyncio.Server] = []
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -148,6 +149,8 @@ class HTTPServer:
             self._ticker.cancel()
         if self._sockets is not None:
             asyncio.get_running_loop().remove_reader(self._sockets.fileno())
+        asyncio.get_running_loop().remove_reader(state.files.fileno())
+        state.files.close()
         state.publish()
 
 

@@ -11,6 +11,7 @@ from responder import metrics
 from responder.clock import Clock
 from responder.config import HTTPConfig
 from responder.http.deadlines import DeadlineWheel
+from responder.http.file_sender import FileSender
 from responder.http.heads import HeadReader
 from responder.http.message import Express, ExpressSockets, Handler
 from responder.http.turns import Turns
@@ -59,6 +60,7 @@ class ServerState:
         self._express = express
         self.turns = turns
         self.sockets = sockets  # None while draining
+        self.files = FileSender(turns.add if turns is not None else None)
         # What connections call; None while draining, when every answer says `Connection: close`.
         self.ready = express.ready if express else None
         self.read = express.read if express else None
