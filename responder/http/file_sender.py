@@ -112,10 +112,6 @@ class FileSender:
         """Return the descriptor that is readable while a client that was slow can take more; then ``run`` is to be called."""
         return self._epoll.fileno()
 
-    def close(self) -> None:
-        """Let go of the epoll; nothing is being sent any more."""
-        self._epoll.close()
-
     def send(self, fd: int, owner: FileOwner, head: bytes, file: HeldFile, start: int, end: int, tick: int) -> Sending:
         """Send a head and a file's octets from ``start`` to ``end`` on a socket whose transport has nothing unsent.
 

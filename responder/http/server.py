@@ -150,7 +150,6 @@ class HTTPServer:
         if self._sockets is not None:
             asyncio.get_running_loop().remove_reader(self._sockets.fileno())
         asyncio.get_running_loop().remove_reader(state.files.fileno())
-        state.files.close()
         state.publish()
 
 

@@ -119,12 +119,19 @@ def test_absolute_form(target: bytes, path: bytes) -> None:
 
 def test_the_handler_sees_what_was_sent() -> None:
     """Request's fields are the client's octets, without the padding around them."""
-    conditions = [b'If-None-Match:  "a"\t', b"if-modified-since: x", b"IF-MATCH: *", b"If-Unmodified-Since: y"]
+    conditions = [
+        b'If-None-Match:  "a"\t',
+        b"if-modified-since: x",
+        b"IF-MATCH: *",
+        b"If-Unmodified-Since: y",
+        b"Range: bytes=0-1",
+    ]
+    conditions.append(b'If-range: "b" ')
     wire = Wire(peer="2001:db8::1").send(post(b"abc", *conditions, content_type=b"Application/OCSP-Request; v=1 "))
     (request,) = wire.handler.requests
     assert {name: getattr(request, name) for name in Request.__slots__} == {
         "method": b"POST", "target": b"/", "body": b"abc", "content_type": b"Application/OCSP-Request; v=1",
-        "if_none_match": b'"a"', "if_modified_since": b"x", "if_match": b"*", "if_unmodified_since": b"y", "peer": "2001:db8::1",
+        "if_none_match": b'"a"', "if_modified_since": b"x", "if_match": b"*", "if_unmodified_since": b"y", "range": b"bytes=0-1", "if_range": b'"b"', "peer": "2001:db8::1",
     }  # fmt: skip
 
 
