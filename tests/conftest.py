@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+# Before it is imported: its assertions are to say what they compared.
+pytest.register_assert_rewrite("loaders.contract_suite")
+
 # Each offers its fixtures under the names that its docstring tells.
 pytest_plugins = [
     name
