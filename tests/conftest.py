@@ -14,7 +14,14 @@ pytest.register_assert_rewrite("loaders.contract_suite")
 # Each offers its fixtures under the names that its docstring tells.
 pytest_plugins = [
     name
-    for name in ("tests.pki", "tests.redis_fixture", "tests.signing_room", "tests.softhsm")
+    for name in (
+        "tests.pki",
+        "tests.redis_fixture",
+        "tests.signing_room",
+        "tests.slapd_fixture",
+        "tests.softhsm",
+        "tests.web_folder",
+    )
     if importlib.util.find_spec(name)
 ]
 
