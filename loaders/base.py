@@ -63,7 +63,8 @@ class Batch:
 class Snapshot(Protocol):
     """One whole reading of a source. Read ``batches`` to its end once; the rest is known only then.
 
-    A snapshot of a loader that has ``changes`` also has ``cursor: str``, as in ``Changes``.
+    A snapshot of a loader that has ``changes`` also has ``cursor: str``, as in ``Changes``. One that says itself until
+    when it holds, as a CRL does, also has ``until: float`` (POSIX seconds): no answer is made to last longer.
     """
 
     as_of: float  # POSIX seconds: the moment before the reading began, or a copy's own time; known at once

@@ -36,6 +36,7 @@ AS_OF_EVERY_S = 2.0  # an unchanged source's as_of is written this often: one sm
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 5.0
 ALARM_EVERY_S = 60.0
+LEAST_LEFT = 1 / 8  # of the time for which a source says that it holds; below it the next one is late
 STOP_WITHIN_S = 0.8
 
 
@@ -73,6 +74,7 @@ class CAFollower:
         self._changes_at = 0.0
         self._poll_s = float(self._options.poll or (POLL_DATABASE_S if self._is_incremental else POLL_S))
         self._as_of = 0.0  # last written
+        self._until: float | None = None  # the source itself says that it holds no longer
         self._backoff_s = BACKOFF_FIRST_S
         self._last_alarm = -ALARM_EVERY_S
 
@@ -213,7 +215,7 @@ class CAFollower:
             SOURCE_HELD_BACK.labels(self._issuer.name).set(0 if report.shrunk_from is None else 1)
         self._is_current = report.settled
         if report.settled:
-            self._as_of = report.as_of
+            self._as_of, self._until = report.as_of, report.until
             SOURCE_AS_OF.labels(self._issuer.name).set(report.as_of)
 
     def _meanwhile(self) -> None:
@@ -237,8 +239,12 @@ class CAFollower:
     def _watch_age(self) -> None:
         """Raise the alarm long before the answers run out."""
         age = self._clock.now() - self._as_of
+        most = float(self._issuer.config.ocsp.max_source_age)
+        if self._until is not None:
+            # A CRL may be days old and as good as on its first: what counts is how much is left of it.
+            most = (self._until - self._as_of) * (1 - LEAST_LEFT)
         now = self._clock.monotonic()
-        if self._as_of and age > self._issuer.config.ocsp.max_source_age and now - self._last_alarm >= ALARM_EVERY_S:
+        if self._as_of and age > most and now - self._last_alarm >= ALARM_EVERY_S:
             self._last_alarm = now
             log.error("source_too_old", ca=self._issuer.name, age_s=int(age))
 

@@ -27,6 +27,7 @@ class PassReport:
     shrunk_from: int | None = None  # rows of the last pass, where this one lists too few to be believed
     settled: bool = False  # as_of was moved to this reading's
     skipped: bool = False  # the same as the pass before, hence not compared with the store again
+    until: float | None = None  # the source itself says that it holds no longer
     cursor: str = ""  # where changes go on after this pass
     removes_next: bool = False  # another reading of this consistent source would remove what both lack
     presumed: dict[bytes, str] = field(default_factory=dict)  # revoked for sure, but not known when or why

@@ -61,7 +61,21 @@ def open_loader(issuers: Issuers, issuer: Issuer, config_file: str, clock: Clock
         and options.shared_key is not None
         and _shared_key(factory, other, config_file) == options.shared_key
     ]
-    return factory(options, issuer, siblings, clock), options
+    loader: Loader = factory(options, issuer, siblings, clock)
+    _check_unassigned(loader, issuer, config_file)
+    return loader, options
+
+
+def _check_unassigned(loader: Loader, issuer: Issuer, config_file: str) -> None:
+    """Refuse an answer for unassigned serials that this source cannot justify; raises ConfigError."""
+    unassigned, allowed = issuer.config.ocsp.unassigned, ""
+    if loader.lists_issued and unassigned == "good":
+        allowed = "what it does not list was not issued, and is not good"
+    elif not loader.lists_issued and unassigned in ("unknown", "revoked"):
+        allowed = 'it lists the revoked alone, so that others may well be issued: "unauthorized", or in private "good"'
+    if allowed:
+        key = f"ca[{issuer.name}].ocsp.unassigned"
+        raise ConfigError(config_file, key, f"must not be {unassigned!r} with this source ({loader.name}): {allowed}")
 
 
 def _shared_key(factory: Any, issuer: Issuer, config_file: str) -> str | None:

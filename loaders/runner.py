@@ -33,6 +33,7 @@ from responder.log import get_logger
 from responder.model import CertStatus, Status
 from responder.revocation import apply
 from responder.store.redis_store import Store
+from responder.store.values import CAInfo
 
 log = get_logger(__name__)
 
@@ -131,7 +132,7 @@ class Runner:
         """
         started = self._clock.monotonic()
         snapshot = self._loader.snapshot()
-        report = PassReport(self._issuer.name, snapshot.as_of)
+        report = PassReport(self._issuer.name, snapshot.as_of, until=getattr(snapshot, "until", None))
         self._catch_up.begin_pass()
         try:
             self._spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -223,7 +224,7 @@ class Runner:
             log.error("source_shrunk", ca=self._issuer.name, rows=report.listed, rows_before=before)
         if confirmed and fingerprint == self._applied and report.shrunk_from is None and not self._gone:
             report.skipped = True
-            self._settle(report, info.as_of if info is not None else None)
+            self._settle(report, info)
             return
         consistent = self._is_consistent and report.whole
         believed = (confirmed or consistent) and report.shrunk_from is None
@@ -258,7 +259,7 @@ class Runner:
         is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
         if report.shrunk_from is None and (believed or not is_open):
             self._applied = fingerprint
-            self._settle(report, info.as_of if info is not None else None)
+            self._settle(report, info)
 
     def _groups(
         self, spool: Spool, bits: int, reading: Reading, report: PassReport, progress: Progress
@@ -296,7 +297,7 @@ class Runner:
         elif wanted:
             report.done.add(apply(self._store, self._issuer.id, wanted, signal="row", now=now))
 
-    def _settle(self, report: PassReport, as_of_before: int | None) -> None:
+    def _settle(self, report: PassReport, before: CAInfo | None) -> None:
         """Say as of when the source is known: after all its rows were committed, and never a step back.
 
         But for one that lies ahead, of a clock that was wrong: nothing would be signed until its time has come.
@@ -304,18 +305,27 @@ class Runner:
         report.settled = True
         if self._dry_run:
             return
-        if self._catch_up.touched and (info := self._store.ca_info(self._issuer.id)) is not None:
-            as_of_before = info.as_of  # the changes that came meanwhile may have moved it
+        if self._catch_up.touched:
+            before = self._store.ca_info(self._issuer.id) or before  # the changes that came meanwhile may have moved it
+        as_of_before = before.as_of if before is not None else None
         if (
-            as_of_before is not None
+            before is not None
+            and as_of_before is not None
             and report.as_of < as_of_before
             and not is_ahead(as_of_before, self._clock, self._store)
         ):
             if not self._is_consistent:
                 log.warning("source_older_than_before", ca=self._issuer.name, as_of=report.as_of, before=as_of_before)
-            report.as_of = as_of_before
+            report.as_of, report.until = as_of_before, before.source_until
         self._catch_up.start(report.cursor)
-        self._store.set_as_of(self._issuer.id, report.as_of, cursor=self.saved_cursor, loaded=report.listed)
+        self._store.set_as_of(
+            self._issuer.id,
+            report.as_of,
+            cursor=self.saved_cursor,
+            loaded=report.listed,
+            until=report.until,
+            lists_issued=self._loader.lists_issued,
+        )
 
     def _go_on(self) -> None:
         if self._is_stopped():

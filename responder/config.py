@@ -192,9 +192,9 @@ class OCSPConfig(SignerConfig):
         "each",
         description="CertIDs of the answers made beforehand: sha1 or sha256 alone; each: SHA-1, and SHA-256 apart while asked for; dual: both in one answer, one signature. Other questions are signed live.",
     )
-    unassigned: Literal["unauthorized", "unknown", "revoked"] = Field(
+    unassigned: Literal["unauthorized", "unknown", "revoked", "good"] = Field(
         "unauthorized",
-        description="Answer for a serial of this CA that nobody issued; revoked is RFC 6960 §4.4.8's extended form, not in webpki.",
+        description="Answer for a serial of this CA that nobody issued; revoked is RFC 6960 §4.4.8's extended form, not in webpki. good: for a source that lists the revoked alone (crl), where every serial that is not listed counts as issued; private only.",
     )
     archive_cutoff: Literal["none", "retention", "issuer"] = Field(
         "retention",
@@ -253,6 +253,9 @@ class CAConfig(Section):
         least, most = VALIDITY_BOUNDS_S[self.profile]
         if not least <= ocsp.validity <= most:
             raise ValueError(f"ocsp.validity must be {VALIDITY_WORDS[self.profile]} {got}, and is {ocsp.validity} s")
+        if self.profile != "private" and ocsp.unassigned == "good":
+            # BR §4.9.9: never good for a serial that was not issued; ETSI needs the same of qualified certificates.
+            raise ValueError(f'ocsp.unassigned must not be "good" {got} (BR §4.9.9): who issued what must be known')
         if self.profile == "webpki" and ocsp.unassigned == "revoked":
             # BR §7.3 with §7.2.2 and §4.9.13: the extended answer says certificateHold, which is not allowed there.
             raise ValueError(

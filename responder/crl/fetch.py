@@ -59,7 +59,9 @@ class Place(Protocol):
     """One place that a CRL is fetched from. Remembers what it gave last. Used by one thread at a time."""
 
     name: str  # for people: without credentials
-    fresh_for_s: float  # after a fetch: how long the server says that nothing newer need be asked for; 0: it says nothing
+    fresh_for_s: (
+        float  # after a fetch: how long the server says that nothing newer need be asked for; 0: it says nothing
+    )
 
     def fetch(self) -> Fetched | None:
         """Fetch it; None: it is what was fetched last. Raises SourceUnavailable, one line that names the place."""
@@ -71,7 +73,7 @@ def open_place(where: str | Path, terms: FetchTerms, directory: Path, clock: Clo
 
     Raises ValueError for a URL that is none, or of a scheme other than http, https, ldap, ldaps and file.
     """
-    from responder.crl.ldap_place import LDAPPlace  # noqa: PLC0415 - it needs this module
+    from responder.crl.ldap_place import LDAPPlace  # it needs this module
 
     if isinstance(where, Path):
         return FilePlace(where, terms, directory, clock)
@@ -225,7 +227,11 @@ class HTTPPlace:
                 follow_redirects=True,
                 max_redirects=MAX_REDIRECTS,
                 timeout=self._terms.idle_s,
-                headers={"User-Agent": USER_AGENT, "Accept": "application/pkix-crl, */*", "Accept-Encoding": "identity"},
+                headers={
+                    "User-Agent": USER_AGENT,
+                    "Accept": "application/pkix-crl, */*",
+                    "Accept-Encoding": "identity",
+                },
             ) as client,
             client.stream("GET", self._url, headers=self._validators) as response,
         ):

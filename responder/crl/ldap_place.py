@@ -37,7 +37,9 @@ class LDAPPlace:
         """Raises ValueError for a URL that cannot be asked."""
         parts = urlsplit(url)
         if not parts.hostname:
-            raise ValueError(f"{url!r} names no host: a CDP of Active Directory leaves it out, put a domain controller in")
+            raise ValueError(
+                f"{url!r} names no host: a CDP of Active Directory leaves it out, put a domain controller in"
+            )
         self._host, self._port = parts.hostname, parts.port or PORTS[parts.scheme.lower()]
         self._tls = parts.scheme.lower() == "ldaps"
         self._dn = unquote(parts.path[1:])

@@ -45,7 +45,7 @@ class Terms:
     retention: int
     archive_cutoff: Literal["none", "retention", "issuer"]
     issuer_not_before: int
-    unassigned: Literal["unauthorized", "unknown", "revoked"]
+    unassigned: Literal["unauthorized", "unknown", "revoked", "good"]
     profile: Literal["webpki", "etsi", "private"] = "webpki"
 
     @property
@@ -187,6 +187,10 @@ class Moment:
             this_update,
             next_update,
         )
+
+    def good_unlisted(self) -> Wanted:
+        """Return what an answer for a serial that no list knows shall say where ``unassigned = "good"``: RFC 6960 §2.2."""
+        return self._good
 
     def unknown(self) -> Wanted:
         """Return what an answer for a serial that nobody issued shall say: unknown, and not for long."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastpath.ocsp_response import encode_single_response
 from responder import audit, metrics
@@ -18,6 +18,8 @@ from responder.store.redis_store import Store
 from responder.store.values import CAInfo
 
 log = get_logger(__name__)
+
+LEAST_VALIDITY_S = 2  # of a CRL that ends as soon as it begins: there is nothing to refresh in less
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +80,19 @@ class Desk:
             times[3] if wanted.has_archive_cutoff else NO_TIME,
         )
 
+    def terms_by(self, info: CAInfo) -> Terms:
+        """Return the terms as far as the source lets them hold.
+
+        Promise 2: what a CRL alone says is not said beyond its nextUpdate. As a shorter validity, answers are also looked at
+        again as often as that asks for. Good for a serial that no list knows: only where the source lists no issued ones.
+        """
+        terms = self.terms
+        if info.source_until is not None and info.as_of is not None:
+            terms = replace(terms, validity=max(LEAST_VALIDITY_S, min(terms.validity, info.source_until - info.as_of)))
+        if terms.unassigned == "good" and info.lists_issued:
+            terms = replace(terms, unassigned="unauthorized")
+        return terms
+
     def moment(self, now: float, info: CAInfo) -> Moment | None:
         """Return the rules that hold now; None: nothing may be signed for this CA."""
         if info.as_of is None:
@@ -88,7 +103,9 @@ class Desk:
             return None
         signer = self.signer
         try:
-            return Moment(self.terms, int(now), info.as_of, signer.latest_next_update, signer.signer_id, info.override)
+            return Moment(
+                self.terms_by(info), int(now), info.as_of, signer.latest_next_update, signer.signer_id, info.override
+            )
         except ValueError as error:
             # Somebody wrote it by hand. What it was meant to say is not known, so nothing is said.
             log.error("override_not_understood", ca=self.issuer.name, error=str(error))

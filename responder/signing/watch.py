@@ -87,8 +87,9 @@ class Watch:
         soonest, desk = standing.soonest_next_update, self._desks[ca]
         if soonest is None or info is None or info.as_of is None:
             return False
-        fresh = min(info.as_of + desk.terms.validity, desk.signer.latest_next_update)
-        return soonest - self._clock.now() < desk.terms.validity / 4 and fresh - soonest > desk.terms.validity / 2
+        validity = desk.terms_by(info).validity
+        fresh = min(info.as_of + validity, desk.signer.latest_next_update)
+        return soonest - self._clock.now() < validity / 4 and fresh - soonest > validity / 2
 
     def _standing(self, ca: str, info: CAInfo | None, soonest: float | None) -> Standing:
         desk = self._desks[ca]

@@ -157,6 +157,11 @@ CA_BITS = "bits"  # readers' first guess of a bucket's bits: the deepest in use
 CA_AS_OF = "as_of"  # the source's state is known as of this second; absent until the first whole load is in
 CA_OVERRIDE = "override"  # copy of the override, for people; the partitions' own keys decide
 CA_SETTLED = "settled"  # "yes"; written only to have replicas report (Store.settle)
+CA_SOURCE_UNTIL = (
+    "source_until"  # the source itself says that it holds no longer (a CRL's nextUpdate); absent: it does not
+)
+LISTS_ISSUED, LISTS_REVOKED = "issued", "revoked"
+CA_LISTS = "lists"  # what the source lists: "issued" certificates or only "revoked" ones; absent: issued
 CA_LOADED = "loaded"  # rows of the last full pass
 CA_CURSOR = "cursor"  # the loader's own, opaque
 CA_CERTID = "certid"  # ocsp.certid, as the presigner last found it: another one makes every bucket due

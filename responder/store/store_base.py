@@ -87,17 +87,33 @@ class StoreBase:
         """Return what is known of a CA; None: it was never loaded into this Redis."""
         return values.ca_info(ca, self._link.call("HGETALL", self.layout.ca(ca)))
 
-    def set_as_of(self, ca: str, as_of: float, cursor: str | None = None, loaded: int | None = None) -> None:
+    def set_as_of(
+        self,
+        ca: str,
+        as_of: float,
+        cursor: str | None = None,
+        loaded: int | None = None,
+        until: float | None = None,
+        lists_issued: bool | None = None,
+    ) -> None:
         """Say as of when the source is known (its fraction is cut off): after all rows of that reading were committed.
 
-        As a write that waits for the replicas it also vouches for every commit before it.
+        ``until``: as long as the source itself says that it holds; None: it does not say. As a write that waits for the
+        replicas it also vouches for every commit before it.
         """
         fields: list[Any] = [layout.CA_AS_OF, format_utc(as_of)]
         if cursor is not None:
             fields += [layout.CA_CURSOR, cursor]
         if loaded is not None:
             fields += [layout.CA_LOADED, loaded]
-        self._write([("HSET", self.layout.ca(ca), *fields)])
+        if lists_issued is not None:
+            fields += [layout.CA_LISTS, layout.LISTS_ISSUED if lists_issued else layout.LISTS_REVOKED]
+        if until is not None:
+            self._write([("HSET", self.layout.ca(ca), *fields, layout.CA_SOURCE_UNTIL, format_utc(until))])
+        else:
+            # The end of an earlier source goes after the new time is there: what is read in between ends too soon.
+            key = self.layout.ca(ca)
+            self._write([("HSET", key, *fields), ("HDEL", key, layout.CA_SOURCE_UNTIL)])
 
     def set_sha256_asked(self, ca: str, at: float) -> None:
         """Remember that a SHA-256 CertID was asked for."""

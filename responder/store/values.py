@@ -18,7 +18,11 @@ from responder.store.layout import JournalKind
 
 @dataclass(frozen=True, slots=True)
 class CAInfo:
-    """What ``rc:ca:<ca>`` says. ``as_of`` None: no whole load is in yet, so nothing may be said about any serial."""
+    """What ``rc:ca:<ca>`` says. ``as_of`` None: no whole load is in yet, so nothing may be said about any serial.
+
+    ``source_until``: nothing that the source alone says may be said to hold longer; None: it sets no such end.
+    ``lists_issued`` False: the source lists the revoked alone, so that a serial it does not list may well be issued.
+    """
 
     ca: str
     name: str
@@ -30,6 +34,8 @@ class CAInfo:
     loaded: int | None
     override: str | None  # status text; for readers that cannot ask the partition, and for people
     sha256_asked: int | None
+    source_until: int | None = None
+    lists_issued: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,8 @@ def ca_info(ca: str, flat: Sequence[bytes]) -> CAInfo | None:
         loaded=number(layout.CA_LOADED),
         override=text(layout.CA_OVERRIDE),
         sha256_asked=seconds(layout.CA_SHA256_ASKED),
+        source_until=seconds(layout.CA_SOURCE_UNTIL),
+        lists_issued=text(layout.CA_LISTS) != layout.LISTS_REVOKED,
     )
 
 

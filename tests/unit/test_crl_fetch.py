@@ -77,7 +77,8 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
     assert refusal(place((tmp_path / "large").as_uri(), tmp_path), tmp_path) == (
         "100001 octets; at most 100000 are taken (max_bytes)"
     )
-    assert "No such file" in str(pytest.raises(SourceUnavailable, place(tmp_path / "empty", tmp_path / "gone").fetch))
+    with pytest.raises(SourceUnavailable, match="gone: No such file"):
+        place(tmp_path / "empty", tmp_path / "gone").fetch()
 
 
 # --- http ------------------------------------------------------------------------------------------------------------
@@ -212,7 +213,9 @@ def reader_terms() -> FetchTerms:
 
 
 @pytest.mark.clause("RFC 5280", "4.2.1.13", "SHOULD")
-def test_a_directory_gives_full_and_delta(tmp_path: Path, slapd: Slapd, reader_terms: FetchTerms, crl: bytes, pki: Callable[..., PKI]) -> None:
+def test_a_directory_gives_full_and_delta(
+    tmp_path: Path, slapd: Slapd, reader_terms: FetchTerms, crl: bytes, pki: Callable[..., PKI]
+) -> None:
     """``;binary`` or not, as RFC 4523 and Active Directory have it, any scope, and by an account where it takes one."""
     delta = make_crl(pki(), number=2, base=1)
     public = slapd.put_crl("Corp CA", crl, delta=delta)
