@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import ldap3
 import pytest
 
 SLAPD = "/usr/sbin/slapd"
@@ -70,6 +69,8 @@ class Slapd:
 
     def add(self, dn: str, classes: str | list[str], **attributes: object) -> None:
         """Put an entry in; ``__`` in a name of an attribute stands for ``;``."""
+        import ldap3
+
         connection = ldap3.Connection(
             ldap3.Server("127.0.0.1", self.port, get_info=ldap3.NONE), ADMIN, _ADMIN_PASSWORD, check_names=False
         )

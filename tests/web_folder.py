@@ -103,7 +103,8 @@ def endless(handler: BaseHTTPRequestHandler) -> None:
 
 
 def answering(raw: bytes) -> Behaviour:
-    """Return a behaviour that sends these bytes and closes."""
+    """Return a behaviour that sends these bytes and closes, and says so."""
+    raw = raw.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(raw)

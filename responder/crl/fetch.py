@@ -1,24 +1,19 @@
-"""Fetches a CRL from where its CA publishes it: a file, http(s) or a directory (LDAP, in ldap_place.py).
+"""Fetches a CRL from where its CA publishes it: a file, here; http(s) in http_place.py, a directory in ldap_place.py.
 
 Whatever comes is untrusted and goes to a new file in chunks, never into memory as a whole; size, time and redirects are
 bounded, and each failure is one line. What is in the file is not looked at here. Called by mirror.py and loaders/crl.py.
-RFC 2585 §4 (CRLs over HTTP), RFC 9110 §13 (conditional requests), RFC 9111 §5.2.2.1 (max-age).
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import secrets
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
-
-import httpx
 
 from responder.clock import Clock
 from responder.errors import SourceUnavailable
@@ -27,11 +22,7 @@ CHUNK_BYTES = 1 << 18
 MAX_BYTES = 512 * 1024 * 1024  # ten million entries are about 400 MB
 TIMEOUT_S = 300.0  # for the whole of a download
 IDLE_S = 20.0  # for any step of it
-MAX_REDIRECTS = 5
-# RFC 9111 lets us keep a CRL for its max-age; but a CA whose server says a week must not have a revocation wait that long.
-MAX_AGE_HEEDED_S = 3_600.0
 RECENT_S = 2.0  # coarser than any file system's clock (FAT: 2 s)
-USER_AGENT = "revocast"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +64,6 @@ def open_place(where: str | Path, terms: FetchTerms, directory: Path, clock: Clo
 
     Raises ValueError for a URL that is none, or of a scheme other than http, https, ldap, ldaps and file.
     """
-    from responder.crl.ldap_place import LDAPPlace  # it needs this module
-
     if isinstance(where, Path):
         return FilePlace(where, terms, directory, clock)
     try:
@@ -82,9 +71,14 @@ def open_place(where: str | Path, terms: FetchTerms, directory: Path, clock: Clo
         urlsplit(where).port  # noqa: B018 - raises for one above 65535
     except ValueError as error:
         raise ValueError(f"{where!r} is no URL: {error}") from error
+    # Their clients take time and memory to import: only where one is used.
     if scheme in ("http", "https"):
+        from responder.crl.http_place import HTTPPlace
+
         return HTTPPlace(where, terms, directory)
     if scheme in ("ldap", "ldaps"):
+        from responder.crl.ldap_place import LDAPPlace
+
         return LDAPPlace(where, terms, directory)
     if scheme == "file" and urlsplit(where).netloc in ("", "localhost"):
         return FilePlace(Path(urlsplit(where).path), terms, directory, clock)
@@ -182,99 +176,3 @@ class FilePlace:
         if fetched is not None:
             self._sha256 = fetched.sha256
         return fetched
-
-
-class HTTPPlace:
-    """A URL of http or https; asked with If-None-Match and If-Modified-Since."""
-
-    def __init__(self, url: str, terms: FetchTerms, directory: Path) -> None:
-        """Raises ValueError for a URL that is none."""
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"{url!r} is no URL: {error}") from error
-        if not parsed.host:
-            raise ValueError(f"{url!r} names no host")
-        self._url = parsed
-        self.name = str(parsed.copy_with(username=None, password=None))
-        self._terms = terms
-        self._directory = directory
-        self._validators: dict[str, str] = {}
-        self._sha256: str | None = None
-        self.fresh_for_s = 0.0
-
-    def fetch(self) -> Fetched | None:
-        """Ask for it; see ``Place``."""
-        try:
-            return asyncio.run(self._fetch())
-        except TimeoutError as error:
-            raise SourceUnavailable(f"{self.name}: not there within {self._terms.timeout_s:.0f} s") from error
-        except httpx.TimeoutException as error:
-            raise SourceUnavailable(f"{self.name}: no answer within {self._terms.idle_s:.0f} s") from error
-        except httpx.TooManyRedirects as error:
-            raise SourceUnavailable(f"{self.name}: more than {MAX_REDIRECTS} redirects") from error
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
-            raise SourceUnavailable(f"{self.name}: {_one_line(error)}") from error
-
-    async def _fetch(self) -> Fetched | None:
-        # A time limit over all, since a server may send an octet now and then for ever, also of its header.
-        # Compression is not asked for: RFC 2585 and RFC 4387 §2 want the octets as they are, and a few could become very many.
-        trust = self._terms.ca_certificate
-        async with (
-            asyncio.timeout(self._terms.timeout_s),
-            httpx.AsyncClient(
-                verify=ssl.create_default_context(cafile=None if trust is None else str(trust)),
-                follow_redirects=True,
-                max_redirects=MAX_REDIRECTS,
-                timeout=self._terms.idle_s,
-                headers={
-                    "User-Agent": USER_AGENT,
-                    "Accept": "application/pkix-crl, */*",
-                    "Accept-Encoding": "identity",
-                },
-            ) as client,
-            client.stream("GET", self._url, headers=self._validators) as response,
-        ):
-            self.fresh_for_s = _fresh_for(response.headers)
-            if response.status_code == httpx.codes.NOT_MODIFIED and self._validators:
-                return None
-            if response.status_code != httpx.codes.OK:
-                raise SourceUnavailable(f"{self.name}: HTTP status {response.status_code} {response.reason_phrase}")
-            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise SourceUnavailable(
-                    f"{self.name}: Content-Encoding {response.headers['Content-Encoding']!r}: not asked for, and not taken"
-                )
-            with Incoming(self.name, self._directory, self._terms.max_bytes) as incoming:
-                if response.headers.get("Content-Length", "").isdigit():
-                    incoming.expect(int(response.headers["Content-Length"]))
-                async for chunk in response.aiter_raw():
-                    incoming.write(chunk)
-                fetched = incoming.keep(self._sha256)
-            # Only now: what broke off is to be asked for again as a whole.
-            self._validators = {
-                name: response.headers[theirs]
-                for name, theirs in (("If-None-Match", "ETag"), ("If-Modified-Since", "Last-Modified"))
-                if theirs in response.headers
-            }
-        if fetched is not None:
-            self._sha256 = fetched.sha256
-        return fetched
-
-
-def _fresh_for(headers: httpx.Headers) -> float:
-    """Return max-age minus Age, in seconds and bounded; 0 where the server says nothing that can be read."""
-    directives = [part.strip().lower() for part in headers.get("Cache-Control", "").split(",")]
-    if "no-cache" in directives or "no-store" in directives:
-        return 0.0
-    age = headers.get("Age", "0")
-    for directive in directives:
-        name, _, value = directive.partition("=")
-        if name == "max-age" and value.strip('"').isdigit() and age.isdigit():
-            seconds = float(value.strip('"')) - float(age)
-            return min(max(seconds, 0.0), MAX_AGE_HEEDED_S)
-    return 0.0
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text[:300] or type(error).__name__

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from responder.clock import ManualClock
-from responder.crl.fetch import MAX_AGE_HEEDED_S, Fetched, FetchTerms, Place, open_place
+from responder.crl.fetch import Fetched, FetchTerms, Place, open_place
+from responder.crl.http_place import MAX_AGE_HEEDED_S
 from responder.errors import SourceUnavailable
 from tests.crl_made import NOW, make_crl
 from tests.pki import PKI
@@ -111,6 +112,7 @@ def test_a_server_without_validators_is_asked_for_all(tmp_path: Path, web_folder
 
 @pytest.mark.clause("RFC 9111", "5.2.2.1", "SHOULD")
 def test_max_age_is_heeded_within_bounds(tmp_path: Path, web_folder: WebFolder) -> None:
+    """What the server says may be kept so long is not asked for sooner, but for an hour at the most."""
     web_folder.files["/a"] = CRL
     one = place(f"{web_folder.url}/a", tmp_path)
     for headers, expected in (
