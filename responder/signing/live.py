@@ -116,6 +116,8 @@ class LiveSigner:
     """
 
     def __init__(self, store: Store, desks: Mapping[str, Desk], clock: Clock, guard: ClockGuard) -> None:
+        """Raises StoreUnavailable."""
+        store.load_ask()
         self._store = store
         self._desks = desks
         self._clock = clock

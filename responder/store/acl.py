@@ -12,7 +12,7 @@ from collections.abc import Sequence
 # @connection without @dangerous: logging in and PING, but not the commands that end or watch other connections.
 _EVERY_ROLE = ("resetchannels", "-@all", "+@read", "+@connection", "-@dangerous", "+info", "+time")
 _COMMANDS: dict[str, Sequence[str]] = {
-    "serve": ("+xadd",),
+    "serve": ("+xadd", "+evalsha"),  # of what others have loaded, and bound by these rules within
     "follow": (
         *(
             "+evalsha",

@@ -18,7 +18,7 @@ from fastpath.redis_commands import pack_answer_reads
 from responder.config import Config
 from responder.errors import StoreUnavailable
 from responder.model import CertStatus
-from responder.store import layout, values
+from responder.store import layout, scripts, values
 from responder.store.edge_link import Command, EdgeLink
 from responder.store.layout import bucket_number
 from responder.store.target import Target, target_of
@@ -293,8 +293,11 @@ class EdgeStore:
 
     async def ask(self, fields: Mapping[bytes, bytes]) -> None:
         """Put questions to the presigning role (responder/live.py)."""
-        flat = [part for pair in fields.items() for part in pair]
-        await self._run([("XADD", self.layout.ask(), "MAXLEN", "~", ASK_MAXLEN, "*", *flat)])
+        key, flat = self.layout.ask(), [part for pair in fields.items() for part in pair]
+        (reply,) = await self._link.pipeline([("EVALSHA", scripts.ASK.sha, 1, key, ASK_MAXLEN, *flat)])
+        if isinstance(reply, hiredis.ReplyError):
+            # No presigner has loaded the script there yet, or the user has no right to it: this way it costs a write to the disk.
+            await self._run([("XADD", key, "MAXLEN", "~", ASK_MAXLEN, "*", *flat)])
 
     async def read_replies(self, worker_id: str, after: bytes) -> tuple[bytes, list[dict[bytes, bytes]]]:
         """Return replies after an entry's id, and the id to go on from; waits a moment where there are none."""

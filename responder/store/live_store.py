@@ -59,7 +59,7 @@ class LiveStore(StatusStore):
         scripted = len(commands)
         for watch in watches:
             commands += watch.commands
-        answers = self._link.pipeline_scripts(commands, (scripts.REPLY, scripts.TAKE)) if commands else []
+        answers = self._link.pipeline_scripts(commands, (scripts.REPLY, scripts.TAKE, scripts.ASK)) if commands else []
         for answer in answers[:scripted]:
             self._link.good(answer)
         first = scripted
@@ -71,6 +71,10 @@ class LiveStore(StatusStore):
     def good(self, reply: Any) -> Any:
         """Return a reply, or raise StoreUnavailable where it is an error."""
         return self._link.good(reply)
+
+    def load_ask(self) -> None:
+        """Load the script by which workers ask. Raises StoreUnavailable."""
+        self._link.call("SCRIPT", "LOAD", scripts.ASK.text)
 
     def await_live(self, block_ms: int) -> None:
         """Wait until there are questions to take, at most a second or so: the connection is blocked meanwhile."""

@@ -362,6 +362,13 @@ return bits
 # Questions and replies of live answers (responder/live.py). What lasts two seconds need not be written to the disk of this
 # server nor of its replicas, so these scripts' changes are not propagated.
 
+# KEYS stream of questions; ARGV entries kept, then names and values. Workers have no right to load it: the presigner does.
+ASK = Script("""
+redis.replicate_commands()
+redis.set_repl(redis.REPL_NONE)
+return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
+""")
+
 # KEYS stream of questions; ARGV how many entries. Returns the entries, which are in the stream no more.
 TAKE = Script("""
 redis.replicate_commands()

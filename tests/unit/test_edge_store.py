@@ -22,6 +22,7 @@ from responder.store.redis_store import Store
 from responder.store.target import Target
 from responder.store.values import SignedAnswer
 from tests.redis_fixture import RedisServer
+from tests.server import wait_until
 from tests.store_room import CA, GOOD, NAMES, OTHER_CA, REVOKED, open_ca, put, serials
 
 HEADERS = [AnswerHeader(1_800_000_000 + at, 1_800_100_000, 1_800_000_000, "00112233aabbccdd") for at in range(16)]
@@ -222,12 +223,25 @@ def test_the_journal_and_its_ends(each_redis: RedisServer) -> None:
 
 
 def test_questions_and_replies(each_redis: RedisServer) -> None:
-    store = each_redis.store()
+    store, client = each_redis.store(), each_redis.client()
+    client.config_set("appendfsync", "always")
+    client.config_set("appendonly", "yes")
+
+    def written() -> int:
+        return int(client.info("persistence")["aof_current_size"])
 
     async def work(edge: EdgeStore) -> None:
-        await edge.ask({b"worker": b"w", b"questions": b"\x00\xff"})
-        ((_, fields),) = store.exchange_live({}, 10, 60, 20)
-        assert fields == {b"worker": b"w", b"questions": b"\x00\xff"}
+        for is_loaded in (False, True):
+            if is_loaded:
+                store.load_ask()
+                wait_until("the first file", lambda: not client.info("persistence")["aof_rewrite_in_progress"])
+            before = written()
+            await edge.ask({b"worker": b"w", b"questions": b"\x00\xff"})
+            if is_loaded:
+                assert written() == before, "a question is void in two seconds, and not worth a write to the disk"
+            ((_, fields),) = store.exchange_live({}, 10, 60, 20)
+            assert fields == {b"worker": b"w", b"questions": b"\x00\xff"}
+            client.script_flush()
         waiting = asyncio.create_task(edge.read_replies("w", b"0"))
         assert await edge.ca_info(CA) is None  # the waiting one is in nobody's way
         assert not waiting.done()
