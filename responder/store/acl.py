@@ -1,7 +1,7 @@
 """The least rights of each role, as Redis's ACL rules (DESIGN §2: no key, and no way to a false status, at the edge).
 
 Redis 7 tells reading from writing key by key; Redis 6.2 does not, so that there a captured worker or presigner may add
-to any stream under the prefix, and a presigner may write any hash (docs/security.md). The scripts are bound by these
+to any stream under the prefix, and a presigner or publisher may write any hash (docs/security.md). The scripts are bound by these
 rules like any command.
 """
 
@@ -32,15 +32,20 @@ _COMMANDS: dict[str, Sequence[str]] = {
         *("+evalsha", "+script|load", "+hset", "+hdel", "+del", "+zadd", "+xadd", "+expire"),
         "+xdel",
     ),
+    "publish": (
+        *("+evalsha", "+script|load", "+wait", "+hset", "+hdel", "+set", "+del", "+unlink", "+zadd"),
+        "+zremrangebyscore",
+    ),
     "look": (),  # an operator with redis-cli, in the embedded server
 }
 _KEYS: dict[str, Sequence[str]] = {
     "serve": ("live:ask",),
     "follow": ("ca:*", "{*}:*", "audit:*"),
     "presign": ("ca:*", "signer:*", "{*}:answers:*", "{*}:due", "{*}:expiry:*", "{*}:journal", "live:*", "audit:*"),
+    "publish": ("crl:*", "{*}:changed:*", "audit:*"),
     "look": (),
 }
-ROLES = ("serve", "follow", "presign")
+ROLES = ("serve", "follow", "presign", "publish")
 
 
 def acl_rules(role: str, prefix: str, version: tuple[int, ...]) -> list[str]:

@@ -35,7 +35,11 @@ JournalKind = Literal["new", "revoked", "released", "changed", "purged", "signed
 JOURNAL_MAXLEN = 10_000  # entries of a partition's journal, roughly: a follower this far behind forgets everything
 JOURNAL_SERIALS = 16  # serials that one entry names; above that it says "*"
 ALL = "*"  # every bucket of the CA in the partition, or every serial of the bucket
-BASE_MEMBER = ".base"  # member of a changed set: scored by the journal number that the last published base has seen
+# Members of a changed set that are no serials, scored by journal numbers. A serial's own ends in LISTED_MARK besides where
+# it was revoked at the cut of the base or of a CRL since: it may be listed there, and deltas have to say when that is over.
+BASE_MEMBER = ".base"  # what every change is known since
+CUT_MEMBER = ".cut"  # of the last CRL's cut, whether it was published or not
+LISTED_MARK = "+"
 
 # Scores of the due set below any real second: what must be signed before all routine work.
 DUE_REVOKED = 0
@@ -95,10 +99,10 @@ class Layout:
         return f"{self.prefix}{{{hash_value & 15:x}}}:revoked:{ca}:{hash_value & ((1 << REVOKED_BITS) - 1):x}"
 
     def changed(self, ca: str, partition: int) -> str:
-        """Sorted set: serial in hex, scored by the journal number of its last change.
+        """Sorted set: serial in hex, scored by the journal number of its last change; and the ``*_MEMBER`` above.
 
-        Only serials whose revocation changed, and only from the moment a CRL base was published: the publisher first
-        puts ``BASE_MEMBER`` in, scored by the journal number at which it takes its cut.
+        Only serials whose revocation changed, and only once a publisher has put ``BASE_MEMBER`` in, before it takes
+        the cut of a first base.
         """
         return f"{self.prefix}{{{partition:x}}}:changed:{ca}"
 
@@ -120,6 +124,18 @@ class Layout:
     def override(self, ca: str, partition: int) -> str:
         """String: status text that holds for every certificate of the CA (RFC 6960 §2.7); usually absent."""
         return f"{self.prefix}{{{partition:x}}}:override:{ca}"
+
+    def crl(self, ca: str) -> str:
+        """Hash of a CA's CRLs: its fields are the ``CRL_*`` names of this module."""
+        return f"{self.prefix}crl:{ca}"
+
+    def crl_lease(self, ca: str) -> str:
+        """String with an end: who issues or mirrors the CA's CRLs just now."""
+        return f"{self.prefix}crl:{ca}:lease"
+
+    def crl_body(self, ca: str, sha256: str, number: int) -> str:
+        """String: so many-th ``CRL_BODY_CHUNK`` octets of the CRL with that SHA-256 (hex), counted from 0."""
+        return f"{self.prefix}crl:{ca}:body:{sha256}:{number}"
 
     def signer(self, signer_id: str) -> str:
         """Hash of one answer signer: what puts its answers together (``SIGNER_*`` fields)."""
@@ -166,6 +182,16 @@ CA_LOADED = "loaded"  # rows of the last full pass
 CA_CURSOR = "cursor"  # the loader's own, opaque
 CA_CERTID = "certid"  # ocsp.certid, as the presigner last found it: another one makes every bucket due
 CA_SHA256_ASKED = "sha256_asked"  # when a SHA-256 CertID was last asked for: its answers are kept up while recent
+
+# Fields of rc:crl:<ca>. Those that end in a colon are followed by the slot: full, delta, a shard's number, or that with -delta.
+CRL_NUMBER = "number"  # the cRLNumber that was given away last, decimal: every CRL of the CA has a greater one
+CRL_SHARDS = "shards"  # fixed for ever by the first publication
+CRL_ENDED = "ended"  # the last CRL was issued, at this time: no number is given away again
+CRL_PUBLISHED = "published:"  # JSON of the CRL that is published
+CRL_REGULAR = "regular:"  # thisUpdate of the last complete CRL that was issued by schedule
+CRL_LET_GO = "let_go:"  # the complete CRL left out the certificates that had expired before; with none left out, 1970
+CRL_BASE = "base:"  # JSON: at which journal numbers the complete CRL was cut, for delta CRLs
+CRL_BODY_CHUNK = 1 << 20  # octets: Redis and workers are never busy with one for more than a millisecond
 
 # Fields of rc:signer:<id>; <id> = first 16 hex digits of SHA-256(responder certificate DER || template bytes).
 SIGNER_TEMPLATE = "template"  # fastpath.ocsp_response.ResponseTemplate bytes

@@ -12,7 +12,14 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from responder.store.layout import BASE_MEMBER, DUE_ASKED_FOR, JOURNAL_MAXLEN, JOURNAL_SERIALS
+from responder.store.layout import (
+    BASE_MEMBER,
+    CUT_MEMBER,
+    DUE_ASKED_FOR,
+    JOURNAL_MAXLEN,
+    JOURNAL_SERIALS,
+    LISTED_MARK,
+)
 
 URGENT_LOOK = 1_000  # urgent buckets of a partition that are looked through for those of the presigner's own CAs
 
@@ -28,7 +35,7 @@ class Script:
 # typed: whoever may XADD anywhere under the prefix (a worker on Redis 6.2) can put a stream where nothing is yet; it
 # must not stop a revocation. append: journal numbers are gapless and survive trimming; a top id that cannot be
 # followed (2^53 and above, or the end of all ids) starts the journal again at 1, and followers forget everything.
-_COMMON = f"""
+COMMON = f"""
 local CHUNK = 1000
 local function typed(key, want)
   local is = redis.call('TYPE', key).ok
@@ -62,7 +69,7 @@ end
 # ARGV bits, ca, bucket, due member, due score, then of each change: octets, hex, old text or '', new text or '', kind,
 #      index of its revoked key from 1, or 0 where neither text is a revocation
 COMMIT = Script(
-    _COMMON
+    COMMON
     + f"""
 local status, changed, due, journal = KEYS[1], KEYS[4], KEYS[5], KEYS[6]
 local ca, bucket = ARGV[2], ARGV[3]
@@ -101,6 +108,7 @@ for _, kind in ipairs(order) do
 end
 typed(changed, 'zset')
 local has_base = redis.call('ZSCORE', changed, '{BASE_MEMBER}')
+local cut = has_base and tonumber(redis.call('ZSCORE', changed, '{CUT_MEMBER}') or has_base)
 for i = 7, #KEYS do typed(KEYS[i], 'hash') end
 local set, gone = {{}}, {{}}
 for at = first, #ARGV, 6 do
@@ -108,7 +116,14 @@ for at = first, #ARGV, 6 do
   if index > 0 then
     if string.sub(new, 1, 7) == 'revoked' then redis.call('HSET', KEYS[6 + index], hex, new)
     else redis.call('HDEL', KEYS[6 + index], hex) end
-    if has_base then redis.call('ZADD', changed, numbers[ARGV[at + 4]], hex) end
+    if has_base then
+      local at_number = numbers[ARGV[at + 4]]
+      if string.sub(ARGV[at + 2], 1, 7) == 'revoked' then
+        local since = redis.call('ZSCORE', changed, hex)
+        if not since or tonumber(since) <= cut then redis.call('ZADD', changed, at_number, hex .. '{LISTED_MARK}') end
+      end
+      redis.call('ZADD', changed, at_number, hex)
+    end
   end
   if new == '' then
     gone[#gone + 1] = hex
@@ -128,7 +143,7 @@ return {{1, number, redis.call('HLEN', status) - 1}}
 # ARGV bits, ca, bucket, due member, due score, count of shallower buckets that would hold its serials, count of revoked;
 #      then of each shallower: status key, its bits; of each revoked: key index, hex, text; of all: hex, text
 CREATE = Script(
-    _COMMON
+    COMMON
     + f"""
 local status, changed, due, journal = KEYS[1], KEYS[4], KEYS[5], KEYS[6]
 typed(status, 'hash')
@@ -165,7 +180,7 @@ return {{1, number, redis.call('HLEN', status) - 1}}
 # ARGV bits, ca, bucket, due member, child's due member, child bucket, count of moving, then hex and octets of each; then hex of
 #      those that stay
 SPLIT = Script(
-    _COMMON
+    COMMON
     + """
 local status, child, due, journal = KEYS[1], KEYS[2], KEYS[7], KEYS[8]
 if redis.call('HGET', status, '.bits') ~= ARGV[1] then return {0, '.bits'} end
@@ -277,7 +292,7 @@ return claimed
 # A commit meanwhile has lowered the score, and wins.
 # KEYS due, expiry   ARGV member, score that the claim set, next score, bucket, soonest nextUpdate or '': as it was
 FINISH = Script(
-    _COMMON
+    COMMON
     + """
 local due, expiry = KEYS[1], KEYS[2]
 local score = redis.call('ZSCORE', due, ARGV[1])
@@ -295,7 +310,7 @@ return 1
 # ARGV status key, override key, override that was signed or '', ca, bucket, '1' replaces the whole hash, header's field,
 #      header, old contents of the 16 header fields or '', then of each answer: octets, hex, status text signed, packed
 PUT_ANSWERS = Script(
-    _COMMON
+    COMMON
     + """
 local answers, journal, status, override = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local current = redis.call('TYPE', override).ok == 'string' and redis.call('GET', override) or ''
@@ -331,7 +346,7 @@ return {1, append(journal, ARGV[4], ARGV[5], 'signed', serials), #serials}
 
 # KEYS override, due, journal, expiry   ARGV status text or '' to clear, ca, the answers keys' start. Every bucket is in the due set.
 OVERRIDE = Script(
-    _COMMON
+    COMMON
     + """
 local due = KEYS[2]
 typed(due, 'zset')

@@ -14,7 +14,7 @@ from responder.errors import OperatorError
 from responder.store import embedded
 from responder.store.layout import Layout
 
-Role = Literal["serve", "follow", "presign"]
+Role = Literal["serve", "follow", "presign", "publish"]
 DEFAULT_PORT = 6379
 
 

@@ -116,7 +116,7 @@ def test_the_example_shows_every_key_and_the_right_defaults() -> None:
     """No key is missing; where an optional key has a default, the example shows that and nothing else."""
     every = {key: (field, value) for key, field, value in walk(Config, tomllib.loads(with_every_key()))}
     shown = {key: value for key, _, value in walk(Config, tomllib.loads(EXAMPLE.read_text("utf-8")))}
-    # The three roles' tables have the keys of [redis]; showing one of the two ways to a password is enough there.
+    # The roles' tables have the keys of [redis]; showing one of the two ways to a password is enough there.
     missing = {key for key, (_, value) in every.items() if value is None and not key.startswith("redis.roles.")}
     assert missing == set()
     compared = 0

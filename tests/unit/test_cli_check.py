@@ -39,7 +39,7 @@ def test_an_external_redis_and_its_users(tmp_path: Path, redis_server: Callable[
     redis = redis_server()
     done = check(tmp_path, make_ca(tmp_path / "ca", delegated=True), redis.config_section())  # type: ignore[attr-defined]
     assert done.exit_code == 0, done.output
-    for role in ("serve", "follow", "presign"):
+    for role in ("serve", "follow", "presign", "publish"):
         assert f"ACL SETUSER revocast-{role} on >PASSWORD" in done.output
     assert "%R~rc:*" in done.output  # Redis 7 tells reading from writing
 

@@ -84,8 +84,8 @@ def test_only_its_owner_may_reach_it(server: EmbeddedRedis, data_dir: Path) -> N
     assert modes["redis.sock"] == 0o700
     assert modes["passwords.json"] == modes["redis.conf"] == modes["lock"] == 0o600
     passwords = embedded.read_passwords(data_dir)
-    assert sorted(passwords) == ["follow", "presign", "serve"]
-    assert len(set(passwords.values())) == 3
+    assert sorted(passwords) == ["follow", "presign", "publish", "serve"]
+    assert len(set(passwords.values())) == 4
     assert not any(password in (directory / "redis.conf").read_text() for password in passwords.values())
     assert server.pid is not None
     assert [one for one in psutil.Process(server.pid).net_connections() if one.family.name != "AF_UNIX"] == []

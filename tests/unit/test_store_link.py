@@ -16,7 +16,7 @@ import redis
 from responder.config import Config, RedisConfig, RedisRoles, RedisUser
 from responder.errors import CommitConflict, OperatorError, StoreUnavailable
 from responder.store import scripts, target
-from responder.store.acl import acl_lines, acl_rules
+from responder.store.acl import ROLES, acl_lines, acl_rules
 from responder.store.layout import Layout, serial_hash
 from responder.store.link import refusal
 from responder.store.redis_store import Store
@@ -380,7 +380,7 @@ def users(each_redis: RedisServer) -> dict[str, redis.Redis]:
     """Return a client for each role, logged in with the least rights, on a store with some content."""
     client = each_redis.client()
     found = {}
-    for role in ("serve", "follow", "presign"):
+    for role in ROLES:
         client.execute_command(
             "ACL", "SETUSER", role, "on", f">{role}", *acl_rules(role, "rc:", version_of(each_redis))
         )
@@ -391,10 +391,10 @@ def users(each_redis: RedisServer) -> dict[str, redis.Redis]:
 def test_the_printed_lines_are_what_redis_takes(each_redis: RedisServer) -> None:
     client = each_redis.client()
     lines = acl_lines("corp.rc:", version_of(each_redis))
-    assert len(lines) == 3
+    assert len(lines) == len(ROLES)
     for line in lines:
         assert client.execute_command(*line.replace("PASSWORD", "x").split(" ")) in (b"OK", True)
-    assert sorted(client.acl_users()) == ["default", "revocast-follow", "revocast-presign", "revocast-serve"]
+    assert sorted(client.acl_users()) == ["default", *(f"revocast-{role}" for role in sorted(ROLES))]
 
 
 def denied(client: redis.Redis, *command: Any) -> bool:
