@@ -102,3 +102,9 @@ class InvariantBroken(RevocastError):
     """A bug of ours; alert."""
 
     category = "invariant"
+
+
+class CRLError(RevocastError):
+    """Octets that are no CRL, or one that cannot be used; one line that names the file and the clause."""
+
+    category = "crl"

@@ -57,9 +57,7 @@ class CRLExtensions:
             if self.freshest:
                 raise InvariantBroken("freshestCRL has no place in a delta CRL (RFC 5280 §5.2.6)")
             encoded.append(
-                _extension(
-                    x509.DeltaCRLIndicator(self.base_number), ExtensionOID.DELTA_CRL_INDICATOR, critical=True
-                )
+                _extension(x509.DeltaCRLIndicator(self.base_number), ExtensionOID.DELTA_CRL_INDICATOR, critical=True)
             )
         if self.distribution_points or self.only_users or self.only_cas or self.indirect:
             encoded.append(

@@ -250,6 +250,7 @@ class HSMSigner:
         self._public_key_der = b""
         self._scheme: Scheme
         self._mechanism: TokenMechanism
+        self._digest_mechanism: TokenMechanism | None = None
         self._failure: tuple[str, str] | None = None
         self._closed = False
         self.is_open = False  # the process that there is has found it
@@ -270,6 +271,11 @@ class HSMSigner:
 
     def submit(self, messages: Sequence[bytes], *, urgent: bool) -> Signing:
         """Have messages signed, without waiting; urgent ones before all that are not. Raises SignerUnavailable."""
+        self._be_ready()
+        return self._submit(self._mechanism, self._mechanism.prepare(messages), URGENT if urgent else ROUTINE)
+
+    def _be_ready(self) -> None:
+        """See to it that there is a process that knows the key; raises SignerUnavailable."""
         if self._closed:
             raise SignerUnavailable("the key is closed")
         self._host.poll(0.0)
@@ -278,17 +284,32 @@ class HSMSigner:
             raise SignerUnavailable(f"{self._host.label} owes replies and says nothing")
         if not self._host.is_alive or self._number == 0:
             self._open()
+
+    def _submit(self, mechanism: TokenMechanism, prepared: list[bytes], priority: int) -> Signing:
         job, number = Signing(self._host), self._host.new_number()
-        if not messages:
+        if not prepared:
             job.signatures = []
             return job
-        prepared = self._mechanism.prepare(messages)
-        self._host.add(number, job, sign_frame(number, self._number, URGENT if urgent else ROUTINE, prepared))
+        self._host.add(number, job, sign_frame(number, self._number, priority, mechanism.number, prepared))
         return job
 
     def sign(self, messages: Sequence[bytes]) -> list[bytes]:
         """Sign each message; raises SignerUnavailable, and nothing else, where any fails."""
         return self.submit(messages, urgent=True).result(self._sign_within_s)
+
+    @property
+    def digest_name(self) -> str:
+        """hashlib's name of the digest that ``sign_digest`` takes; empty: none, or the token only hashes by itself."""
+        return self._digest_mechanism.hash_name if self._digest_mechanism is not None else ""
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign a message by its digest; raises SignerUnavailable."""
+        if self._digest_mechanism is None:
+            raise InvariantBroken(f"{self._host.label} signs whole messages with this key, not digests")
+        self._be_ready()
+        prepared = self._digest_mechanism.prepare_digest(digest)
+        (signature,) = self._submit(self._digest_mechanism, [prepared], URGENT).result(self._sign_within_s)
+        return signature
 
     def poll(self) -> None:
         """Take in what has come, without waiting; sees too whether the process still lives."""
@@ -342,7 +363,9 @@ class HSMSigner:
         """Take in what the key is; called by its host."""
         der = bytes.fromhex(reply["public_key"])
         self._scheme = scheme_of(serialization.load_der_public_key(der), self.open_request["rsa_padding"])
-        (self._mechanism,) = (one for one in mechanisms_for(self._scheme) if one.number == reply["mechanism"])
+        usable = [one for one in mechanisms_for(self._scheme) if one.number in reply["mechanisms"]]
+        self._mechanism = usable[0]
+        self._digest_mechanism = next((one for one in usable if one.takes_digests), None)
         self._public_key_der = der
         self.is_open = True
         self.sessions = reply["sessions"]

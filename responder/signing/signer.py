@@ -28,6 +28,18 @@ class Signer(Protocol):
         """
         ...
 
+    @property
+    def digest_name(self) -> str:
+        """hashlib's name of the digest that ``sign_digest`` takes; empty: it takes none, messages are signed whole."""
+        ...
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign a message of which only the digest is here; returns BIT STRING octets, as ``sign`` would for the message.
+
+        For messages too large to be passed around. Raises SignerUnavailable; InvariantBroken where ``digest_name`` is empty.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the key, log out, end sessions."""
         ...

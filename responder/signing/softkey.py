@@ -10,6 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from responder.errors import ConfigError, InvariantBroken, SignerUnavailable
 from responder.signing.algorithms import HASHES, RSAPadding, Scheme, pss_padding, public_key_to_der, scheme_of
@@ -28,6 +29,7 @@ class SoftKeySigner:
         self._scheme = scheme_of(public_key, rsa_padding)
         self._public_key_der = public_key_to_der(public_key)
         self._sign_one: Callable[[bytes], bytes] | None = _sign_function(private_key, self._scheme)
+        self._sign_digest: Callable[[bytes], bytes] | None = _sign_function(private_key, self._scheme, digests=True)
 
     @property
     def public_key_der(self) -> bytes:
@@ -45,17 +47,31 @@ class SoftKeySigner:
             raise SignerUnavailable("the key is closed")
         return [self._sign_one(message) for message in messages]
 
+    @property
+    def digest_name(self) -> str:
+        """hashlib's name of the digest that ``sign_digest`` takes; empty: none."""
+        return self._scheme.hash_name
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign a message by its digest; raises SignerUnavailable once closed."""
+        if not self._scheme.hash_name:
+            raise InvariantBroken(f"{self._scheme.name} signs whole messages, not digests")
+        if self._sign_digest is None:
+            raise SignerUnavailable("the key is closed")
+        return self._sign_digest(digest)
+
     def close(self) -> None:
         """Let go of the key."""
-        self._sign_one = None
+        self._sign_one = self._sign_digest = None
 
 
-def _sign_function(key: PrivateKeyTypes, scheme: Scheme) -> Callable[[bytes], bytes]:
+def _sign_function(key: PrivateKeyTypes, scheme: Scheme, *, digests: bool = False) -> Callable[[bytes], bytes]:
+    """Return what signs a message, or its digest where the scheme has one."""
     if isinstance(
         key, ed25519.Ed25519PrivateKey | mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
     ):
         return key.sign
-    algorithm = HASHES[scheme.hash_name]
+    algorithm = Prehashed(HASHES[scheme.hash_name]) if digests else HASHES[scheme.hash_name]
     if isinstance(key, rsa.RSAPrivateKey):
         padded = pss_padding() if scheme.family == "rsa-pss" else padding.PKCS1v15()
         return lambda message: key.sign(message, padded, algorithm)

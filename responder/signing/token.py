@@ -274,13 +274,13 @@ def _read_public_key(holder: Any, key_type: KeyType) -> PublicKeyTypes | None:
     return ec_public_key(params, point) if key_type == KeyType.EC else ed25519_public_key(params, point)
 
 
-def choose_mechanism(scheme: Scheme, token: Any) -> TokenMechanism:
-    """Pick how to sign: one where the token's work is least, as far as it offers it; raises ValueError for none."""
+def usable_mechanisms(scheme: Scheme, token: Any) -> list[TokenMechanism]:
+    """Return the ways to sign that the token offers, the one with the least work for it first; raises ValueError for none."""
     choices = mechanisms_for(scheme)
     offered = {int(one): one for one in token.slot.get_mechanisms()}
-    for choice in choices:
-        if choice.number in offered:
-            return choice
+    usable = [choice for choice in choices if choice.number in offered]
+    if usable:
+        return usable
     wanted = " or ".join(choice.name for choice in choices) or "anything"
     names = sorted(
         f"CKM_{one.name}" for one in offered.values() if isinstance(one, Mechanism) and not one.name.startswith("_")

@@ -30,9 +30,9 @@ from responder.signing.token import (
     NO_MORE_SESSIONS,
     PinRefused,
     Token,
-    choose_mechanism,
     find_key,
     public_key_of,
+    usable_mechanisms,
     why,
 )
 from responder.signing.token_keys import TokenMechanism
@@ -71,8 +71,8 @@ class Host:
             key = self._keys[job] = _Key(self, job, json.loads(payload))
             threading.Thread(target=key.open_and_work, daemon=True).start()
         elif kind is Kind.SIGN:
-            number, priority, messages = read_sign(payload)
-            self._keys[number].add(_Job(job, messages), priority)
+            number, priority, mechanism, messages = read_sign(payload)
+            self._keys[number].add(_Job(job, mechanism, messages), priority)
         elif kind is Kind.CLOSE:
             self._keys.pop(job).close()
         else:
@@ -128,10 +128,11 @@ class _Answer:
 class _Job:
     """Messages of one SIGN frame, signed in chunks by whichever sessions are free."""
 
-    __slots__ = ("left", "messages", "number", "signatures", "taken")
+    __slots__ = ("left", "mechanism", "messages", "number", "signatures", "taken")
 
-    def __init__(self, number: int, messages: list[bytes]) -> None:
+    def __init__(self, number: int, mechanism: int, messages: list[bytes]) -> None:
         self.number = number
+        self.mechanism = mechanism
         self.messages = messages
         self.taken = 0
         self.left = len(messages)
@@ -152,7 +153,7 @@ class _Key:
         self._problem = "the key is closed"
         self._seconds_each = CHUNK_S
         self._sessions = int(wanted["sessions"])
-        self._mechanism: TokenMechanism
+        self._mechanisms: dict[int, TokenMechanism]
         self._scheme: Scheme
         self._token: Token
 
@@ -199,7 +200,8 @@ class _Key:
         public_key_der = public_key_to_der(public_key)
         if self._wanted["expected"] not in ("", public_key_der.hex()):
             raise ValueError(f"{self._uri.describe_token()} now holds another key as {self._uri.describe_key()}")
-        self._scheme, self._mechanism = scheme, choose_mechanism(scheme, session.token)
+        usable = usable_mechanisms(scheme, session.token)
+        self._scheme, self._mechanisms = scheme, {one.number: one for one in usable}
         sessions = [(session, key.handle)]
         for _ in range(1, self._sessions if self._token.bears_threads else 1):
             try:
@@ -209,7 +211,7 @@ class _Key:
             sessions.append((more, find_key(more, self._uri).handle))
         opened = {
             "public_key": public_key_der.hex(),
-            "mechanism": self._mechanism.number,
+            "mechanisms": [one.number for one in usable],
             "sessions": len(sessions),
             "token": self._token.name,
             "logged_in": self._token.take_login(),
@@ -250,16 +252,15 @@ class _Key:
 
     def _work(self, session: Any, key: int) -> None:
         """Sign chunk after chunk on one session."""
-        coordinate_bytes = self._scheme.coordinate_bytes
-        mechanism, parameter = self._mechanism.number, self._mechanism.parameter
-        token = self._token
+        coordinate_bytes, token = self._scheme.coordinate_bytes, self._token
         while (taken := self._take()) is not None:
             job, at, messages = taken
             began = time.monotonic()
             try:
+                mechanism = self._mechanisms[job.mechanism]
                 with token.turn:
                     signatures = token.module.sign(
-                        session.handle, key, mechanism, parameter, messages, coordinate_bytes
+                        session.handle, key, mechanism.number, mechanism.parameter, messages, coordinate_bytes
                     )
             except Exception as error:
                 # Whatever it is, nothing that this process holds is trusted any more: the next one starts afresh.

@@ -42,6 +42,15 @@ class TokenMechanism:
     parameter: bytes = b""
     hash_name: str = ""
 
+    @property
+    def takes_digests(self) -> bool:
+        """Say whether C_Sign needs no more of a message than its digest."""
+        return self.prepared != "message"
+
+    def prepare_digest(self, digest: bytes) -> bytes:
+        """Return what C_Sign is to be given for a message with that digest."""
+        return DIGEST_INFO_SHA256 + digest if self.prepared == "digest_info" else digest
+
     def prepare(self, messages: Sequence[bytes]) -> list[bytes]:
         """Return what C_Sign is to be given for each message."""
         if self.prepared == "message":

@@ -13,7 +13,7 @@ from enum import IntEnum, unique
 from typing import Any
 
 _HEAD = struct.Struct(">IBI")
-_SIGN = struct.Struct(">IB")
+_SIGN = struct.Struct(">IBI")
 
 
 @unique
@@ -43,15 +43,15 @@ def json_frame(kind: Kind, job: int, **fields: Any) -> bytes:
     return frame(kind, job, json.dumps(fields).encode())
 
 
-def sign_frame(job: int, key: int, priority: int, messages: Sequence[bytes]) -> bytes:
-    """Encode what is to be signed, with which key; the lowest ``priority`` goes first."""
-    return frame(Kind.SIGN, job, _SIGN.pack(key, priority) + pack_octets(messages))
+def sign_frame(job: int, key: int, priority: int, mechanism: int, messages: Sequence[bytes]) -> bytes:
+    """Encode what is to be signed, with which key and mechanism; the lowest ``priority`` goes first."""
+    return frame(Kind.SIGN, job, _SIGN.pack(key, priority, mechanism) + pack_octets(messages))
 
 
-def read_sign(payload: bytes) -> tuple[int, int, list[bytes]]:
-    """Read key, priority and messages from a SIGN frame."""
-    key, priority = _SIGN.unpack_from(payload)
-    return key, priority, unpack_octets(payload[_SIGN.size :])
+def read_sign(payload: bytes) -> tuple[int, int, int, list[bytes]]:
+    """Read key, priority, mechanism and messages from a SIGN frame."""
+    key, priority, mechanism = _SIGN.unpack_from(payload)
+    return key, priority, mechanism, unpack_octets(payload[_SIGN.size :])
 
 
 def pack_octets(items: Sequence[bytes]) -> bytes:

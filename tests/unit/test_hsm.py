@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -126,6 +127,12 @@ def test_every_kind_of_key_in_one_token(softhsm: MakeToken, spy: Spy, open_key: 
     for key in keys:
         for message, signature in zip(MESSAGES, key.sign(MESSAGES), strict=True):
             assert verify_signature(key.public_key_der, key.signature_algorithm_der, signature, message)
+        if key.digest_name:
+            signature = key.sign_digest(hashlib.new(key.digest_name, b"large").digest())
+            assert verify_signature(key.public_key_der, key.signature_algorithm_der, signature, b"large")
+    assert [key.digest_name for key in keys] == ["sha256", "sha256", "sha256", "sha384", "sha512", ""]
+    with pytest.raises(InvariantBroken, match="whole messages"):
+        keys[-1].sign_digest(bytes(32))
     assert spy.login_count == 1
 
 
@@ -396,6 +403,11 @@ def test_mechanisms(softhsm: MakeToken, spy: Spy, open_key: OpenKey) -> None:
     spy.order("mechanisms", "40\n")
     key = open_key(uri, token.pin_file)
     assert verify_signature(key.public_key_der, key.signature_algorithm_der, key.sign([b"m"])[0], b"m")
+    assert key.digest_name == "sha256"
+    key.close()
+    spy.order("mechanisms", "1\n")
+    key = open_key(uri, token.pin_file)
+    assert (key.digest_name, len(key.sign([b"m"]))) == ("", 1)
     key.close()
     spy.order("mechanisms", "40\n1\n")
     with pytest.raises(
