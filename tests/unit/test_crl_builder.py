@@ -50,9 +50,10 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> PKI:
     return make_ca(tmp_path_factory.mktemp("ca"))
 
 
-@pytest.mark.clause("RFC 5280", "§5.1.1.2", "MUST")
+@pytest.mark.clause("RFC 5280", "5.1.1.2", "MUST")
 @pytest.mark.parametrize("key_type", KEY_TYPES)
 def test_every_kind_of_key_signs_a_crl(tmp_path: Path, key_type: str) -> None:
+    """CRL-02: outer and inner AlgorithmIdentifier are the same exact bytes, and the signature verifies."""
     ca = make_ca(tmp_path, key_type)
     target = tmp_path / "full.crl"
     built = build(target, ca, STATUSES)
@@ -77,8 +78,9 @@ def test_every_kind_of_key_signs_a_crl(tmp_path: Path, key_type: str) -> None:
     assert independent_parse(target).entries == 4
 
 
-@pytest.mark.clause("RFC 5280", "§5.1.2.6", "MUST")
+@pytest.mark.clause("RFC 5280", "5.1.2.6", "MUST")
 def test_empty_list_is_absent(tmp_path: Path, ca: PKI) -> None:
+    """CRL-05: without revoked certificates there is no revokedCertificates, not an empty one."""
     target = tmp_path / "empty.crl"
     assert build(target, ca, {}).entries == 0
     with CRLFile.open(target) as file:
@@ -87,8 +89,9 @@ def test_empty_list_is_absent(tmp_path: Path, ca: PKI) -> None:
     assert b"\x30\x00" not in load(target).tbs_certlist_bytes
 
 
-@pytest.mark.clause("RFC 5280", "§5.3.3", "MUST")
+@pytest.mark.clause("RFC 5280", "5.3.3", "MUST")
 def test_indirect_crl_names_the_certificates_issuer_once(tmp_path: Path, ca: PKI) -> None:
+    """IDP-06: the first entry names the issuer, critically, and it holds for those behind it."""
     other = make_ca(tmp_path, name="Example Other CA").subject_der
     terms = Terms(NOW, certificate_issuer=other)
     target = tmp_path / "indirect.crl"
@@ -157,7 +160,7 @@ def test_nothing_is_left_of_a_crl_that_cannot_be_built(tmp_path: Path, ca: PKI) 
     target.parent.mkdir()
     with pytest.raises(SignerUnavailable):
         build_crl(target, head_of(ca), lambda: iter(chunks_of(STATUSES)), Terms(NOW), Unwilling(ca.key))
-    with pytest.raises(ValueError, match="serial 05: 'good'|is not revoked"):
+    with pytest.raises(ValueError, match="serial 05: b'good' is not revoked"):
         build(target, ca, {b"\x05": "good"})
     with pytest.raises(InvariantBroken, match="as of"):
         build(target, ca, STATUSES, Terms(NOW + 1))
