@@ -421,12 +421,13 @@ def make_leaf(
     not_before: int | None = None,
     not_after: int | None = None,
     ocsp_url: str = f"http://{OCSP_HOST}",
+    crl_url: str = "",
     file_name: str | None = None,
     label: str = "leaf",
 ) -> Leaf:
     """Make a TLS server certificate with an AIA OCSP URL: ``leaf-<serial>.pem`` and ``.key`` beside the CA.
 
-    ``ocsp_url`` empty: no authorityInfoAccess. Validity is yesterday to 90 days from now unless given in POSIX seconds.
+    ``ocsp_url`` empty: no authorityInfoAccess; ``crl_url`` empty: no cRLDistributionPoints. Validity is yesterday to 90 days from now unless given in POSIX seconds.
     """
     now = int(time.time())
     key = key_of(key_type, label)
@@ -453,6 +454,9 @@ def make_leaf(
             ),
             critical=False,
         )
+    if crl_url:
+        place = x509.DistributionPoint([x509.UniformResourceIdentifier(crl_url)], None, None, None)
+        builder = builder.add_extension(x509.CRLDistributionPoints([place]), critical=False)
     certificate = builder.sign(ca.key, _hash_for(ca.key_type), rsa_padding=_rsa_padding(ca.key_type))
     stem = file_name or f"leaf-{certificate.serial_number:x}"
     return Leaf(

@@ -22,7 +22,11 @@ COMMANDS = {
     "get": "responder.cli.query:get",
     "inspect": "responder.cli.query:inspect",
 }
-GROUPS = {"signer": "responder.cli.signer:signer", "audit": "responder.cli.audit:audit_app"}
+GROUPS = {
+    "signer": "responder.cli.signer:signer",
+    "audit": "responder.cli.audit:audit_app",
+    "crl": "responder.cli.crl:crl_app",
+}
 # What the supervisor starts: ``python -m responder role NAME -c FILE``.
 ROLES = {
     "worker": "responder.roles.worker:worker",
