@@ -17,6 +17,7 @@ from responder.errors import CRLError
 LINE_OCTETS = 1 << 16  # of base64 without line ends this much is taken at a time
 MAX_PREAMBLE_LINES = 1_000_000  # openssl crl -text writes four lines for each entry
 _BEGIN = re.compile(rb"-----BEGIN (?:X509 )?CRL-----\s*")
+_BOM = b"\xef\xbb\xbf"
 _END = re.compile(rb"-----END (?:X509 )?CRL-----\s*")
 
 
@@ -24,10 +25,12 @@ def open_der(path: Path) -> IO[bytes]:
     """Open a CRL; what is armored is decoded into a nameless file. Raises OSError, and CRLError for what is neither."""
     file: IO[bytes] = path.open("rb")
     try:
-        first = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-        file.seek(0)
+        first = file.read(64)
+        file.seek(len(_BOM) if first.startswith(_BOM) else 0)
+        first = first.removeprefix(_BOM).lstrip()
         # DER begins with 30, the digit 0, with which neither PEM nor the base64 of any SEQUENCE begins.
         if not first or first[:1] == b"\x30":
+            file.seek(0)
             return file
         armored, file = file, tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         with armored:
@@ -58,7 +61,7 @@ def _decode(armored: IO[bytes], to: IO[bytes], path: Path, *, is_bare: bool) -> 
         if line.startswith(b"-----"):
             ended = _END.fullmatch(line) is not None
             break
-        rest += b"".join(line.removeprefix(b"\xef\xbb\xbf").split())
+        rest += b"".join(line.split())
         whole = len(rest) - len(rest) % 4
         to.write(_decoded(rest[:whole], path))
         rest = rest[whole:]
