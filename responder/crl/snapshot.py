@@ -26,7 +26,10 @@ from responder.store.layout import partition_of, serial_hash
 from responder.store.redis_store import Store
 
 TRIES = 3  # of a whole snapshot whose journals were trimmed under it, or whose server was replaced
-MOST_PARTS = 1_000  # of one cut: each is 20 000 entries, so somebody would be writing as fast as we read
+# Parts of one cut. Who writes as fast as these are read is outrun by larger ones: Redis does nothing else meanwhile.
+PATIENT_PARTS = 8
+MOST_PARTS = 1_000
+MOST_PATIENCE = 16  # times CUT_FIELDS: some 150 ms
 MOST_AHEAD = 10_000  # serials dated ahead that a base remembers; with more there are no deltas, only complete CRLs
 BUFFER_OCTETS = 1 << 20
 
@@ -66,7 +69,7 @@ class Snapshot:
                 chunk = os.pread(descriptor, length, offset)
                 if len(chunk) != length:
                     raise StoreUnavailable("the snapshot's file was cut short")
-                yield self._without_expiry(chunk, self._stays[number]) if number in self._stays else chunk
+                yield self._without_expiry(chunk, number) if number in self._stays else chunk
 
     def base(self, number: int, now: float, *, any_ahead: bool = True) -> CRLBase | None:
         """Return what deltas need of the complete CRL ``number`` that was made of this; None: too many are dated ahead.
@@ -133,14 +136,14 @@ class Snapshot:
         chunk = os.pread(self._file.fileno(), length, offset)
         return {serial: text.decode() for serial, text in unpack_records(chunk)}
 
-    @staticmethod
-    def _without_expiry(chunk: bytes, stays: set[bytes]) -> bytes:
-        """Return a chunk in which some records tell no expiry, so that nothing drops them."""
+    def _without_expiry(self, chunk: bytes, number: int) -> bytes:
+        """Return a chunk in which the records of what stays tell no expiry that is over, so that nothing drops them."""
         flat: list[bytes] = []
         for serial, text in unpack_records(chunk):
-            if serial in stays:
-                text = replace(Status.from_text(text.decode()), not_after=None).to_text().encode()
-            flat += (serial.hex().encode(), text)
+            status = Status.from_text(text.decode())
+            if serial in self._stays[number] and status.not_after is not None and status.not_after < self.as_of:
+                status = replace(status, not_after=None)
+            flat += (serial.hex().encode(), status.to_text().encode())
         return pack_revoked(flat)
 
     def _ahead(self, now: float) -> list[bytes]:
@@ -236,8 +239,8 @@ def _begin(store: Store, ca: str) -> Instant:
 
 def _cut(store: Store, instant: Instant, put: Callable[[int, list[bytes]], None]) -> Instant:
     """Read again what has changed, until nothing has; raises CommitConflict where the journals do not go on."""
-    for _ in range(MOST_PARTS):
-        cut = store.cut(instant.ca, instant.cut)
+    for part in range(MOST_PARTS):
+        cut = store.cut(instant.ca, instant.cut, min(1 << part // PATIENT_PARTS, MOST_PATIENCE))
         for number, flat in cut.chunks.items():
             put(number, flat)
         instant = replace(instant, cut=cut.numbers)

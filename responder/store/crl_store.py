@@ -115,13 +115,13 @@ class CRLStore(StoreBase):
         for chunk, reply in zip(batch, pending.result(), strict=True):
             yield chunk, self._link.good(reply)
 
-    def cut(self, ca: str, seen: Sequence[int]) -> Cut:
+    def cut(self, ca: str, seen: Sequence[int], patience: int = 1) -> Cut:
         """Return the chunks that changed since the journal numbers ``seen``, and the numbers now, of one instant.
 
-        Where that is too much at once it is a part, not ``whole``: to be asked for again. Raises CommitConflict where a
-        journal does not go on from what was seen: trimmed, or of another history.
+        Where that is more than ``patience`` times ``CUT_FIELDS`` it is a part, not ``whole``: to be asked for again. Raises
+        CommitConflict where a journal does not go on from what was seen: trimmed, or of another history.
         """
-        arguments: list[Any] = [ca, CUT_FIELDS]
+        arguments: list[Any] = [ca, patience * CUT_FIELDS]
         for p in PARTITIONS:
             start = self.layout.revoked(ca, p).removesuffix(f"{p:x}")
             arguments += (self.layout.journal(p), start, self.layout.override(ca, p), seen[p])
@@ -223,7 +223,8 @@ class CRLStore(StoreBase):
             raise CommitConflict(f"another CRL of {ca} was begun meanwhile, or its last CRL was issued")
 
     def publish_crls(self, ca: str, publications: Sequence[Publication]) -> None:
-        """Say that CRLs are published, all at once. Those of one call may share their number.
+        """Say that CRLs are published, all at once, and forget the changes that are in all bases. Those of one call may share
+        their number.
 
         Raises CommitConflict where number or thisUpdate of a slot would go back, or where a greater number was given
         away since: what is published stays then.
@@ -248,8 +249,16 @@ class CRLStore(StoreBase):
                         raise CommitConflict(f"{one.slot}: a greater number than {one.number} was given away meanwhile")
                     swaps.append((layout.CRL_NUMBER, str(one.number), str(one.number)))
             if self._swap(ca, swaps):
+                self._forget_what_all_bases_have(ca, publications)
                 return
         raise StoreUnavailable(f"what is published of {ca} met a conflict {SWAP_TRIES} times")
+
+    def _forget_what_all_bases_have(self, ca: str, publications: Sequence[Publication]) -> None:
+        history = next((one.base.history for one in publications if one.base is not None), None)
+        if history is not None:
+            # One of another history is of no use any more (crl/snapshot.py).
+            cuts = [base.cut for base in self.crl_state(ca).bases.values() if base.history == history]
+            self.forget_changes(ca, [min(numbers) for numbers in zip(*cuts, strict=True)])
 
     def end_crls(self, ca: str, at: float) -> None:
         """Say that the CA's last CRL is published: no number is given away any more. For ever."""
