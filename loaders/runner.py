@@ -9,6 +9,7 @@ loaders/cli.py and, through the entry point ``revocast.services``, the quickstar
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -240,6 +241,7 @@ class Runner:
             remove_vanished=sees_removals and confirmed,
             gone=self._gone if sees_removals else frozenset(),
             keep=reading.kept,
+            let_go=self._let_go(),
         )
         buckets = map_buckets(self._store, ca, spool.count)
         bits = min(SPOOL_BITS, buckets.least_bits)
@@ -296,6 +298,16 @@ class Runner:
             report.done.changes["revoked"] = report.done.changes.get("revoked", 0) + len(wanted)
         elif wanted:
             report.done.add(apply(self._store, self._issuer.id, wanted, signal="row", now=now))
+
+    def _let_go(self) -> float:
+        """Return before which second certificates must have expired to be on no CRL that is issued here."""
+        crl = self._issuer.config.crl
+        if crl is None or not crl.issue:
+            return math.inf
+        if crl.expired == "keep":
+            return 0.0
+        known = self._store.crl_state(self._issuer.id).all_let_go
+        return math.inf if known is None else float(known)  # none was published: none has to list anything once more
 
     def _settle(self, report: PassReport, before: CAInfo | None) -> None:
         """Say as of when the source is known: after all its rows were committed, and never a step back.

@@ -7,6 +7,7 @@ made with what the source says and the revoked index knows. Called by loaders/ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
@@ -43,7 +44,8 @@ class PassTerms:
     would, but this reading is not confirmed yet; what it would end is counted, not refused. ``remove_vanished``:
     this pass equals the one before, so what both lack is removed; ``gone``: serials that the pass before lacked too, which
     are removed though other rows have changed; ``keep``: serials that count as listed, such as those of rows that could
-    not be understood. It may grow between two yields of the pass.
+    not be understood. It may grow between two yields of the pass. ``let_go``: the CA's CRLs have left out what had expired before
+    then; what is revoked and expired later is kept past its retention, until it was on one more CRL (RFC 5280 §3.3).
     """
 
     now: float
@@ -53,10 +55,29 @@ class PassTerms:
     remove_vanished: bool = False
     gone: frozenset[bytes] = frozenset()
     keep: Set[bytes] = frozenset()
+    let_go: float = math.inf
 
 
 # The last four octets of SHA-256(serial octets), hence serial_hash in big-endian; the serial's octets; the status text.
 HashedRow = tuple[bytes, bytes, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Over:
+    """Before when a certificate must have expired for its status to go. Such times sort as they follow upon each other."""
+
+    good: str
+    revoked: str
+
+    @classmethod
+    def of(cls, terms: PassTerms) -> _Over:
+        good = max(0.0, terms.now - terms.retention_s)
+        return cls(format_utc(good), format_utc(max(0.0, min(good, terms.let_go))))
+
+    def has(self, text: str) -> bool:
+        """Say whether a status is past its time."""
+        at = text.find("exp=")
+        return at >= 0 and text[at + 4 : at + 24] < (self.revoked if text[0] == "r" else self.good)
 
 
 def bits_for(count: int) -> int:
@@ -138,7 +159,7 @@ def _works_of_group(buckets: BucketMap, number: int, bits: int, rows: Sequence[H
 def _settle_works(store: Store, ca: str, works: list[_Work], terms: PassTerms) -> Report:
     """Read, decide, commit, until every bucket is done; raises StoreUnavailable."""
     report = Report()
-    expired_before = format_utc(max(0.0, terms.now - terms.retention_s))
+    over = _Over.of(terms)
     deepest = 0
     while works:
         again: list[_Work] = []
@@ -155,9 +176,9 @@ def _settle_works(store: Store, ca: str, works: list[_Work], terms: PassTerms) -
                 again += _split_work(store, ca, work, bucket)
                 deepest = max(deepest, work.bits + 1)
             elif bucket is None:
-                ready.append(_new_bucket(ca, work, revoked[id(work)], terms, expired_before))
+                ready.append(_new_bucket(ca, work, revoked[id(work)], terms, over))
             else:
-                decided = _diff(ca, work, bucket, terms, expired_before)
+                decided = _diff(ca, work, bucket, terms, over)
                 if decided[1].changes:
                     ready.append(decided)
                 else:
@@ -227,14 +248,15 @@ def _split_work(store: Store, ca: str, work: _Work, bucket: StatusBucket | None)
 
 
 def _new_bucket(
-    ca: str, work: _Work, revoked: dict[bytes, str], terms: PassTerms, expired_before: str
+    ca: str, work: _Work, revoked: dict[bytes, str], terms: PassTerms, over: _Over
 ) -> tuple[_Work, NewBucket, Report]:
     report = Report(rows=len(work.rows))
-    # _has_expired, written out: a million rows come by here.
+    # _Over.has, written out: a million rows come by here.
+    good, revoked_one = over.good, over.revoked
     entries = {
         serial: text
         for serial, text in work.rows.items()
-        if (at := text.find("exp=")) < 0 or text[at + 4 : at + 24] >= expired_before
+        if (at := text.find("exp=")) < 0 or text[at + 4 : at + 24] >= (revoked_one if text[0] == "r" else good)
     }
     report.expired = len(work.rows) - len(entries)
     entries.update(revoked)
@@ -244,9 +266,7 @@ def _new_bucket(
     return work, NewBucket(ca, work.bucket, work.bits, entries, due), report
 
 
-def _diff(
-    ca: str, work: _Work, bucket: StatusBucket, terms: PassTerms, expired_before: str
-) -> tuple[_Work, Commit, Report]:
+def _diff(ca: str, work: _Work, bucket: StatusBucket, terms: PassTerms, over: _Over) -> tuple[_Work, Commit, Report]:
     """Decide for every serial of one bucket."""
     report = Report(rows=len(work.rows))
     changes: list[Change] = []
@@ -267,9 +287,10 @@ def _diff(
             due = min(due, due_at(decision, terms.now))
 
     for serial, text in work.rows.items():
-        if _has_expired(text, expired_before):
+        if over.has(text):
             report.expired += 1
-            if _is_revoked_until_later(entries.get(serial, ""), expired_before):
+            stands = entries.get(serial, "")
+            if stands.startswith("revoked") and "exp=" in stands and not over.has(stands):
                 report.unchanged += 1  # a wrong expiry, put right afterwards, would else make it good again
             else:
                 take(serial, None, "expired")
@@ -279,7 +300,7 @@ def _diff(
             take(serial, Status.from_text(text), signal)
     for serial in entries.keys() - work.rows.keys():
         text = entries[serial]
-        if _has_expired(text, expired_before):
+        if over.has(text):
             take(serial, None, "expired")
         elif serial in terms.keep:
             report.unchanged += 1
@@ -292,13 +313,3 @@ def _diff(
             if len(report.vanished_serials) < KEPT_VANISHED:
                 report.vanished_serials.append(serial)
     return work, Commit(ca, work.bucket, work.bits, changes, due), report
-
-
-def _is_revoked_until_later(text: str, expired_before: str) -> bool:
-    return text.startswith("revoked") and "exp=" in text and not _has_expired(text, expired_before)
-
-
-def _has_expired(text: str, expired_before: str) -> bool:
-    # Times in this form sort as they follow upon each other.
-    at = text.find("exp=")
-    return at >= 0 and text[at + 4 : at + 24] < expired_before

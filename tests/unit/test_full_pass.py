@@ -141,6 +141,23 @@ def test_expired_rows_are_not_kept(store: Store) -> None:
     assert content(store) == {d: GOOD}
 
 
+def test_what_is_revoked_stays_until_the_ca_s_crls_have_let_it_go(store: Store) -> None:
+    """RFC 5280 §3.3. Whatever the retention; also where the source lists it no more, or lists it as good."""
+    a, b, c, d = serials(4)
+    rows = [(a, EXPIRED_REVOKED), (b, EXPIRED_REVOKED), (c, EXPIRED_REVOKED), (d, EXPIRED_GOOD)]
+    expiry = NOW - RETENTION_S - 1
+    waiting, gone = PassTerms(NOW, RETENTION_S, let_go=expiry), PassTerms(NOW, RETENTION_S, let_go=expiry + 1)
+    report = run_pass(store, rows, waiting)
+    assert (report.expired, report.changes) == (1, {"new": 3})
+    for listed in (rows, [(a, EXPIRED_REVOKED), (b, EXPIRED_GOOD)]):
+        report = run_pass(store, listed, waiting)
+        assert report.changes == {}
+        assert content(store) == dict(rows[:3])
+    assert run_pass(store, rows[:1], gone).changes == {"purged": 3}
+    assert content(store) == {}
+    assert run_pass(store, rows, PassTerms(NOW, RETENTION_S, let_go=0)).changes == {"revoked": 3}, "kept for ever"
+
+
 def test_of_two_rows_of_one_serial_the_revoked_one_counts(store: Store) -> None:
     a, b, c = serials(3)
     longer = GOOD.replace("2030", "2031")
