@@ -15,6 +15,7 @@ pytest.register_assert_rewrite("loaders.contract_suite")
 pytest_plugins = [
     name
     for name in (
+        "tests.databases",
         "tests.pki",
         "tests.redis_fixture",
         "tests.signing_room",
