@@ -75,7 +75,7 @@ class CRLRoom:
         self,
         name: str,
         number: int,
-        statuses: Mapping[int, str],
+        statuses: Mapping[int, str] | list[bytes],
         *,
         base_number: int | None = None,
         url: str | None = None,
@@ -85,8 +85,12 @@ class CRLRoom:
         shards: int = 1,
         this_update: int | None = None,
         next_update: int | None = None,
+        **more: int,
     ) -> Issued:
-        """Issue a CRL: a delta with ``base_number``; ``url`` puts an issuingDistributionPoint into it."""
+        """Issue a CRL: a delta with ``base_number``; ``url`` puts an issuingDistributionPoint into it; ``more``: extensions.
+
+        ``statuses``: the store's texts by serial, or chunks of records.
+        """
         this_update = self.now - 60 if this_update is None else this_update
         extensions = CRLExtensions(
             authority_key_identifier_of(self.ca.certificate),
@@ -96,9 +100,10 @@ class CRLRoom:
             only_users=scope == "users",
             only_cas=scope == "cas",
             freshest=() if freshest_url is None else (freshest_url,),
+            **more,
         )
         path = self.directory / f"{name}.crl"
-        records = chunks_of({serial_octets(serial): text for serial, text in statuses.items()})
+        records = statuses if isinstance(statuses, list) else records_of(statuses)
         self.built = build_crl(
             path,
             CRLHead(
@@ -114,6 +119,11 @@ class CRLRoom:
         pem = self.directory / f"{name}.crl.pem"
         pem.write_text(pem_of(path.read_bytes()))
         return Issued(path, pem)
+
+
+def records_of(statuses: Mapping[int, str]) -> list[bytes]:
+    """Pack statuses by serial as a snapshot gives them."""
+    return chunks_of({serial_octets(serial): text for serial, text in statuses.items()})
 
 
 def _text(seconds: int) -> str:

@@ -103,7 +103,8 @@ def _verify(crl: NamedCRL, signer: x509.Certificate | None, problems: list[Probl
             return was_verified
     except CRLError as error:
         if not any(problem.level == "error" for problem in problems):
-            problems.append(Problem("error", f"not strictly DER: {error}", "RFC 5280 §5.1; X.690 §10"))
+            said = str(error).removeprefix(f"{crl.path}: ")
+            problems.append(Problem("error", f"not strictly DER: {said}", "RFC 5280 §5.1; X.690 §10"))
         return None if signer is None else False
 
 
@@ -124,7 +125,8 @@ def _read_entries(crl: NamedCRL, lint: EntryLint, *, print_each: bool, as_json: 
                 if print_each:
                     _print_entries(batch, as_json=as_json)
         except EntryError as error:
-            yield Problem("error", f"entries cannot be read beyond {lint.count}: {error}", error.clause)
+            said = f"entry {reader.count + 1} cannot be read: {error.code} at octet {error.offset}"
+            yield Problem("error", said, error.clause)
     for fault in sorted(reader.faults):
         text, _, clause = fault.rpartition(" (")
         yield Problem("error", text, clause.rstrip(")"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cryptography_vectors
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -12,6 +13,7 @@ from responder.cli.crl import crl_app
 from responder.errors import OperatorError
 from tests.crl_oracles import pem_of
 from tests.crl_room import SHARDS, CRLRoom
+from tests.loader_reading import SAMPLES, needs_samples
 from tests.pki import make_ca
 from tests.reference.crl import RawCRL, distribution_point, entry, extension, reason
 from tests.web_folder import WebFolder
@@ -100,7 +102,7 @@ def test_show_says_what_is_wrong(room: CRLRoom, tmp_path: Path) -> None:
         "show", write(tmp_path / "broken.crl", FULL.but(entries=[entry(5), entry(6, "261120100000Z", reason(7))]))
     )
     assert broken.exit_code == 1
-    assert "error: entries cannot be read beyond" in broken.output
+    assert "error: entry 2 cannot be read: reason-invalid at octet 134 (RFC 5280 §5.3.1)" in broken.output
 
 
 def test_show_verifies(room: CRLRoom, tmp_path: Path) -> None:
@@ -168,6 +170,39 @@ def test_what_is_no_crl_is_an_error_of_a_line(octets: bytes | None, expected: st
     assert str(raised.value).startswith(str(path))
     assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+# What is wrong with NIST's own: most of it on purpose.
+PKITS = {
+    "BadCRLSignatureCACRL.crl": "its signature is no BIT STRING of whole octets",
+    "GoodCACRL.crl": "revocationDate is after thisUpdate: 1 entry, serial 0f",
+    "NegativeSerialNumberCACRL.crl": "a serial number is zero or negative",
+    "UnknownCRLEntryExtensionCACRL.crl": "an extension is critical and not known to clients",
+    "UnknownCRLExtensionCACRL.crl": "extension 2.16.840.1.101.2.1.12.2 is critical",
+    "onlyContainsAttributeCertsCACRL.crl": "onlyContainsAttributeCerts must be FALSE",
+}
+
+
+def test_show_the_crls_of_pkits() -> None:
+    """Of NIST's CRLs those are said to be wrong that are."""
+    folder = Path(cryptography_vectors.__file__).parent / "x509" / "PKITS_data" / "crls"
+    files = sorted(folder.glob("*.crl"))
+    assert len(files) == 173
+    for file in files:
+        result = run("show", file)
+        errors = [line for line in result.output.splitlines() if line.startswith("error: ")]
+        assert len(errors) == (file.name in PKITS), (file.name, errors)
+        assert all(PKITS[file.name] in error for error in errors), (file.name, errors)
+
+
+@needs_samples
+def test_show_crls_of_a_public_ca() -> None:
+    """A public CA's CRLs, of users and of CAs, obey the BR; those of CAs not as if they were of users."""
+    for file in sorted((SAMPLES / "crl").glob("*.crl")):
+        kind = "cas" if "root" in file.name else "users"
+        result = run("show", file, "--profile", "webpki", "--certificates", kind)
+        assert result.exit_code == 0, result.output
+    assert run("show", SAMPLES / "crl" / "amazon-rootca1.crl", "--profile", "webpki").exit_code == 1
 
 
 # --- diff ---------------------------------------------------------------------------------------------------------
