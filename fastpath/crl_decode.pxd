@@ -31,6 +31,7 @@ cdef class ElementReader:
     cdef object error(self, int status, const unsigned char* at)
     cdef int refill(self) except -1
     cdef int next_element(self, DerReader* contents) except -1
+    cdef bint skip_whole(self)
 
 cdef class Entry:
     cdef readonly bytes serial_octets

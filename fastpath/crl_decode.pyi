@@ -40,8 +40,8 @@ class EntryReader:
     def __next__(self) -> list[Entry]:
         """Return the next entries; raises EntryError, and whatever ``blocks`` raises."""
 
-def split_entries(blocks: Iterable[bytes], size: int, most: int) -> Iterator[bytes]:
-    """Cut the contents octets of revokedCertificates into pieces of whole elements, of about ``most`` octets.
+def split_entries(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Cut the contents octets of revokedCertificates into pieces of whole elements, about as large as the blocks are.
 
     Looks at each element's tag and length alone. Raises EntryError with the offset in revokedCertificates.
     """

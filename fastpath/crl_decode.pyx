@@ -404,6 +404,18 @@ cdef class ElementReader:
                 raise self.error(DER_TRUNCATED, self._view.at)
 
 
+    cdef bint skip_whole(self):
+        """Pass one element that the view holds whole; False: there is none, or it is no element that we take."""
+        cdef Py_ssize_t header_size = 0, length = 0
+        if der_open_header(&self._view, &header_size, &length) != DER_OK:
+            return False
+        if self._view.at[0] != TAG_SEQUENCE or header_size + length > MAX_ENTRY:
+            return False
+        self._view.at += header_size + length
+        self._view.remaining -= header_size + length
+        return True
+
+
 cdef class Entry:
     """One element of revokedCertificates; see the .pyi."""
 
@@ -488,24 +500,14 @@ cdef inline bytes octets(const DerReader* view):
     return PyBytes_FromStringAndSize(<const char*>view.at, view.remaining)
 
 
-def split_entries(blocks, Py_ssize_t size, Py_ssize_t most):
-    """Cut the contents octets of revokedCertificates into pieces of whole elements; see the .pyi."""
+def split_entries(blocks, Py_ssize_t size):
+    """Cut the contents octets of revokedCertificates between two elements; see the .pyi."""
     cdef ElementReader reader = ElementReader(blocks, size)
     cdef DerReader contents
-    cdef Py_ssize_t start = 0, end = 0
-    cdef list pieces = []
-    cdef Py_ssize_t gathered = 0
+    cdef const unsigned char* start
     while reader.next_element(&contents):
-        # The element with its header, which is before its contents in the same block.
-        end = reader.place(contents.at + contents.remaining)
-        pieces.append(PyBytes_FromStringAndSize(
-            <const char*>(contents.at + contents.remaining - (end - start)), end - start
-        ))
-        gathered += end - start
-        start = end
-        if gathered >= most:
-            yield b"".join(pieces)
-            pieces.clear()
-            gathered = 0
-    if pieces:
-        yield b"".join(pieces)
+        # The first of what the reader holds may have come in two blocks; all that are whole are behind it.
+        start = reader._start
+        while reader.skip_whole():
+            pass
+        yield PyBytes_FromStringAndSize(<const char*>start, reader._view.at - start)

@@ -79,6 +79,7 @@ cdef struct Record:
     Py_ssize_t serial_size
     const char* text
     Py_ssize_t text_size
+    unsigned long long start  # of pack_revoked alone: the serial's first octets, as a number
 
 
 # --- status texts -----------------------------------------------------------------------------------------------------
@@ -204,6 +205,8 @@ cdef int compare_records(const void* left, const void* right) noexcept nogil:
     cdef const Record* b = <const Record*>right
     if a.serial_size != b.serial_size:
         return -1 if a.serial_size < b.serial_size else 1
+    if a.start != b.start:
+        return -1 if a.start < b.start else 1
     return memcmp(a.serial, b.serial, <size_t>a.serial_size)
 
 
@@ -231,7 +234,7 @@ def pack_revoked(flat):
     """Turn a reply of HGETALL into a chunk of records, sorted; see the .pyi."""
     cdef list items = flat if isinstance(flat, list) else list(flat)
     cdef Py_ssize_t count = len(items) // 2
-    cdef Py_ssize_t index, size, total = 0
+    cdef Py_ssize_t index, place, size, total = 0
     cdef bytes field, text, chunk
     cdef Status status
     cdef DerReader serial
@@ -268,6 +271,9 @@ def pack_revoked(flat):
             records[index].serial_size = size
             records[index].text = PyBytes_AS_STRING(text)
             records[index].text_size = PyBytes_GET_SIZE(text)
+            records[index].start = 0
+            for place in range(min(size, 8)):
+                records[index].start = records[index].start << 8 | octets[place]
             octets += size
             total += 4 + size + PyBytes_GET_SIZE(text)
         qsort(records, <size_t>count, sizeof(Record), compare_records)

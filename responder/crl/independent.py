@@ -32,7 +32,7 @@ class Parsed:
 def independent_parse(path: Path) -> Parsed:
     """Parse a CRL in DER, strictly and to its last octet; raises CRLError, one line.
 
-    Of each piece the last entry is read in full, with its extensions; of the others the parser has checked the structure.
+    Of each piece the first entry is read in full, with its extensions; of the others the parser has checked the structure.
     """
     try:
         with path.open("rb") as file:
@@ -76,11 +76,11 @@ def _parse(file: int) -> Parsed:
     crl = _crl(head, b"", extensions, behind)
     _ = (crl.extensions, crl.issuer, crl.last_update_utc, crl.next_update_utc)
     count = 0
-    for piece in split_entries(_blocks(file, *revoked), revoked[1] - revoked[0], PIECE_OCTETS):
+    for piece in split_entries(_blocks(file, *revoked), revoked[1] - revoked[0]):
         part = _crl(head, piece, extensions, behind)
         count += len(part)
-        last = part[len(part) - 1]
-        _ = (last.serial_number, last.revocation_date_utc, last.extensions)
+        first = next(iter(part))  # by index, all of them would be read again
+        _ = (first.serial_number, first.revocation_date_utc, first.extensions)
     return Parsed(crl, count)
 
 

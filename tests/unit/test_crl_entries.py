@@ -407,13 +407,21 @@ def test_changes_between_two_crls(
 def test_changes_in_another_order_miss_nothing() -> None:
     """A CRL of another CA's order: what is gone is given, though more may be."""
     der = der_of(chunks_of(TWO), Terms(NOW))
-    pieces = list(split_entries([der], len(der), 1))
-    assert len(pieces) == 3
+    pieces = [der_of(chunks_of({serial: text}), Terms(NOW)) for serial, text in TWO.items()]
     after = der_of(chunks_of({b"\x06": TWO[b"\x06"]}), Terms(NOW))
     for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
         before = b"".join(pieces[index] for index in order)
         gone = {serial for serial, was, is_there in changes(before, after) if was and not is_there}
         assert gone >= {b"\x05", b"\x07"}
+
+
+@given(st.dictionaries(serials, revoked_statuses, min_size=1, max_size=12), st.integers(1, 100))
+def test_entries_are_cut_between_elements(statuses: dict[bytes, Status], block: int) -> None:
+    """Nothing is lost, and every piece is whole elements, whatever the blocks."""
+    der = der_of(chunks_of({serial: status.to_text() for serial, status in statuses.items()}), Terms(LAST_SECOND))
+    pieces = list(split_entries((der[at : at + block] for at in range(0, len(der), block)), len(der)))
+    assert b"".join(pieces) == der
+    assert sum(len(entries_of(piece)) for piece in pieces) == len(statuses)
 
 
 ENTRY = bytes.fromhex("3012020105170d3236313130313030303030305a")
