@@ -36,10 +36,11 @@ test-sanitized: build
 	cp -r setup.py pyproject.toml README.md fastpath responder loaders tests docs build/sanitized/
 	rm -f build/sanitized/fastpath/*.so build/sanitized/responder/*/*.so
 	cd build/sanitized && REVOCAST_SANITIZE=1 ../../$(VENV)/bin/python setup.py -q build_ext --inplace
-	cd build/sanitized && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	cd build/sanitized && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 		../../$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/fuzz tests/unit/test_ocsp_request.py \
 		tests/unit/test_http_target.py tests/unit/test_ocsp_response.py tests/unit/test_request_differential.py \
-		tests/unit/test_answer_table.py tests/unit/test_express.py tests/unit/test_express_sockets.py
+		tests/unit/test_answer_table.py tests/unit/test_express.py tests/unit/test_express_sockets.py \
+		tests/unit/test_crl_entries.py tests/unit/test_crl_reader.py
 
 docs: build
 	$(VENV)/bin/python docs/generate.py

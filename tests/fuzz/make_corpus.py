@@ -13,7 +13,10 @@ import hashlib
 import random
 from pathlib import Path
 
+from fastpath.crl_decode import EntryError, EntryReader
+from fastpath.crl_entries import Terms, encode_entries
 from fastpath.http_target import TargetError, decode_target
+from tests.crl_records import chunks_of
 from tests.reference import ocsp_request
 from tests.reference.mutate import mutate_octets, mutate_tree
 from tests.vectors.catalog import load_catalog
@@ -39,6 +42,31 @@ def target_outcome(data: bytes) -> str:
         return f"{error.code} {error.offset % 4}"
 
 
+def entries_outcome(data: bytes) -> str:
+    """Return the same of the reader of CRL entries."""
+    reader = EntryReader([data], len(data))
+    try:
+        entries = [entry for batch in reader for entry in batch]
+    except EntryError as error:
+        return f"{error.code} {min(error.offset // 24, 4)}"
+    return " ".join(map(str, (len(entries), [entry.reason for entry in entries], sorted(reader.faults))))
+
+
+def entries_seeds() -> list[bytes]:
+    """Return entries with everything that ours may have, one by one and all together."""
+    statuses = {
+        b"\x05": "revoked 2026-11-01T00:00:00Z keyCompromise invalid=2026-01-01T00:00:00Z",
+        b"\x00\xff": "revoked 2050-01-01T00:00:00Z superseded",
+        b"\x7f" * 20: "revoked 2026-11-02T00:00:00Z",
+        b"\x80": "revoked 2026-11-02T00:00:00Z certificateHold",
+    }
+    chunks = chunks_of(statuses)
+    name = bytes.fromhex("300f310d300b06035504030c044f74686572")
+    terms = [Terms(2_600_000_000), Terms(2_600_000_000, certificate_issuer=name)]
+    seeds = [encode_entries(chunk, one, first=True).der for chunk in chunks for one in terms]
+    return [*seeds, b"".join(encode_entries(chunk, terms[0]).der for chunk in chunks)]
+
+
 def keep(folder: str, found: dict[str, bytes]) -> None:
     """Write the inputs that are not there yet."""
     directory = CORPUS / folder
@@ -48,7 +76,7 @@ def keep(folder: str, found: dict[str, bytes]) -> None:
 
 
 def main() -> None:
-    """Write both corpora."""
+    """Write the corpora."""
     rng = random.Random(1)
     seeds = [vector.data for vector in load_catalog("requests") if len(vector.data) < MAX_OCTETS]
     requests: dict[str, bytes] = {}
@@ -64,6 +92,14 @@ def main() -> None:
             targets[outcome] = target
     keep("ocsp_request", requests)
     keep("http_target", targets)
+    entries: dict[str, bytes] = {}
+    seeds = entries_seeds()
+    for _ in range(ROUNDS):
+        data = rng.choice([mutate_octets, mutate_tree])(rng, rng.choice(seeds))
+        outcome = entries_outcome(data)
+        if len(data) < min(len(entries.get(outcome, bytes(MAX_OCTETS))), MAX_OCTETS):
+            entries[outcome] = data
+    keep("crl_entries", entries)
 
 
 if __name__ == "__main__":

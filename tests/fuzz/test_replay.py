@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.reference.crl_entries import check_crl_entries
 from tests.reference.outcome import check_http_target, check_ocsp_request
 from tests.vectors.catalog import load_catalog
 
@@ -16,6 +17,7 @@ FOLDER = Path(__file__).parent
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "ocsp_request": check_ocsp_request,
     "http_target": check_http_target,
+    "crl_entries": check_crl_entries,
 }
 
 

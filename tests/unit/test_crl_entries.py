@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +30,9 @@ from responder.crl.der import SEQUENCE, element
 from responder.model import CertStatus, CRLReason, Status, serial_from_octets, serial_to_octets
 from responder.store.layout import serial_hash
 from tests.crl_records import NOW, Seen, chunks_of, seen_by_cryptography
+from tests.fuzz.make_corpus import entries_seeds
+from tests.reference.crl_entries import check_crl_entries, crl_around
+from tests.reference.mutate import mutate_octets, mutate_tree
 
 OTHER = asn1_x509.Name.build({"common_name": "Example Other CA"}).dump()
 YEAR_2049, YEAR_2050 = parse_utc("2049-12-31T23:59:59Z"), parse_utc("2050-01-01T00:00:00Z")
@@ -71,13 +75,6 @@ def reader_of(der: bytes, block: int = 1 << 16, **options: Any) -> EntryReader:
 
 def entries_of(der: bytes, block: int = 1 << 16, **options: Any) -> list[Entry]:
     return [entry for batch in reader_of(der, block, **options) for entry in batch]
-
-
-def crl_around(der: bytes) -> bytes:
-    """Put entries into a CRL that cryptography and asn1crypto take; nobody signed it."""
-    algorithm = bytes.fromhex("300a06082a8648ce3d040302")
-    tbs = b"\x02\x01\x01" + algorithm + OTHER + b"\x17\x0d261118000000Z" + (element(SEQUENCE, der) if der else b"")
-    return element(SEQUENCE, element(SEQUENCE, tbs) + algorithm + b"\x03\x02\x00\x00")
 
 
 def expected_of(statuses: dict[bytes, Status], this_update: int, now: int) -> list[Seen]:
@@ -406,7 +403,6 @@ def test_changes_between_two_crls(
 
 def test_changes_in_another_order_miss_nothing() -> None:
     """A CRL of another CA's order: what is gone is given, though more may be."""
-    der = der_of(chunks_of(TWO), Terms(NOW))
     pieces = [der_of(chunks_of({serial: text}), Terms(NOW)) for serial, text in TWO.items()]
     after = der_of(chunks_of({b"\x06": TWO[b"\x06"]}), Terms(NOW))
     for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
@@ -464,6 +460,14 @@ def test_what_is_no_entry_is_refused(der: str, code: str) -> None:
             entries_of(ENTRY + octets, block)
         assert caught.value.code == code
         assert len(ENTRY) <= caught.value.offset <= len(ENTRY + octets)
+
+
+def test_mutations_show_no_difference_from_cryptography() -> None:
+    """What ours reads it reads the same, and what it refuses is refused there too, but for the limits."""
+    rng = random.Random(1)
+    seeds = entries_seeds()
+    for _ in range(2_000):
+        check_crl_entries(rng.choice([mutate_octets, mutate_tree])(rng, rng.choice(seeds)))
 
 
 def entry_with(*extensions: str) -> bytes:
