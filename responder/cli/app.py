@@ -31,6 +31,7 @@ GROUPS = {
 ROLES = {
     "worker": "responder.roles.worker:worker",
     "presign": "responder.roles.presign:presign",
+    "depot": "responder.roles.depot:depot",
     "admin": "responder.roles.admin:admin",
 }
 

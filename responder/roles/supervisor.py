@@ -370,6 +370,9 @@ class Supervisor:
                 fds = tuple(self._sockets[address][slot].fileno() for address in config.http.listen)
                 arguments = ("worker", "--slot", str(slot), "--fds", ",".join(map(str, fds)))
                 roles.append(Role(f"worker-{slot}", arguments, fds))
+            shares = any(ca.crl is not None and ca.crl.share for ca in config.ca)
+            if shares and config.redis is not None and "publish" not in self._role_names:
+                roles.append(Role("depot", ("depot",)))
         assert self._admin_socket is not None  # noqa: S101 - _open_sockets sets it
         admin_fd = self._admin_socket.fileno()
         public = (
