@@ -289,6 +289,9 @@ class Config(Section):
         names = [ca.name for ca in self.ca]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"ca.name must be unique; repeated: {', '.join(repeated)}")
+        if both := sorted(set(names) & {f"{name}-delta" for name in names}):
+            # /crl/corp-delta.crl is corp's delta CRL.
+            raise ValueError(f"ca.name must not be another CA's name and -delta: {', '.join(both)}")
         return self
 
     @property

@@ -37,7 +37,7 @@ class Depot:
 
     def get(self, ca: str, slot: str) -> Published | None:
         """Return what is published in a slot of a CA (its name), or None. Raises InvariantBroken for a damaged manifest."""
-        path = self._manifest(ca, slot)
+        path = self.manifest(ca, slot)
         try:
             text = path.read_text("utf-8")
         except FileNotFoundError:
@@ -61,11 +61,15 @@ class Depot:
                 return published, descriptor
             os.close(descriptor)
             raise InvariantBroken(f"{self.path(published)} is not {published.size} octets long, as it was published")
-        raise InvariantBroken(f"{self._manifest(ca, slot)} names a file that is not there")
+        raise InvariantBroken(f"{self.manifest(ca, slot)} names a file that is not there")
 
     def path(self, published: Published) -> Path:
         """Return where a published CRL's file is."""
         return self.root / published.ca / published.file
+
+    def manifest(self, ca: str, slot: str) -> Path:
+        """Return where the manifest of a slot is, or would be: replaced in one step, so its stat tells whether it was."""
+        return self.root / ca / f"{slot}.json"
 
     def slots(self, ca: str) -> list[str]:
         """Return the slots of a CA in which something is published."""
@@ -124,7 +128,7 @@ class Depot:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        fresh.replace(self._manifest(published.ca, published.slot))
+        fresh.replace(self.manifest(published.ca, published.slot))
         _sync(fresh.parent)
 
     def _prune(self, published: Published, before: Published | None) -> None:
@@ -145,9 +149,6 @@ class Depot:
             yield
         finally:
             os.close(descriptor)
-
-    def _manifest(self, ca: str, slot: str) -> Path:
-        return self.root / ca / f"{slot}.json"
 
 
 def _check_newer(published: Published, before: Published) -> None:

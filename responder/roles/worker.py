@@ -22,7 +22,10 @@ import uvloop
 from fastpath.answer_table import AbsentTable, AnswerTable
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
+from responder.crl.depot import DIRECTORY, Depot
+from responder.crl.endpoint import CRLEndpoint
 from responder.errors import ConfigError
+from responder.http.routes import Routes
 from responder.http.server import adopt_socket, serve_sockets
 from responder.issuers import Issuers
 from responder.log import configure_logging, get_logger
@@ -95,7 +98,7 @@ def worker(
     fds: Annotated[str, typer.Option("--fds", help="Listening sockets, inherited: 5,6")],
     slot: Annotated[int, typer.Option("--slot", help="Which of the workers this is.")] = 0,
 ) -> None:
-    """Serve OCSP over HTTP."""
+    """Serve OCSP, CRLs and CA certificates over HTTP."""
     settings = load_config(config)
     configure_logging(f"worker-{slot}", settings.log.level, settings.log.format)
     try:
@@ -123,7 +126,8 @@ async def serve(config: Config, issuers: Issuers, descriptors: list[int]) -> Non
             starting.append(asyncio.create_task(_warm_up(edge, config.http.preload)))
 
         sockets = [adopt_socket(fd) for fd in descriptors]
-        await serve_sockets(sockets, edge.endpoint, config.http, clock, express=edge.ready, on_ready=begin)
+        handler = Routes(edge.endpoint, CRLEndpoint(issuers, Depot(config.data_dir / DIRECTORY), clock))
+        await serve_sockets(sockets, handler, config.http, clock, express=edge.ready, on_ready=begin)
         await edge.endpoint.drain()
         for task in starting:
             task.cancel()
