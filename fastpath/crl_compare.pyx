@@ -58,7 +58,7 @@ cdef inline unsigned int turned(unsigned int value, int by) noexcept nogil:
     return (value >> by) | (value << (32 - by))
 
 
-cdef void sha256_block(unsigned int* state, const unsigned char* block) noexcept nogil:
+cdef void sha256_plainly(unsigned int* state, const unsigned char* block) noexcept nogil:
     cdef unsigned int[64] w
     cdef unsigned int a, b, c, d, e, f, g, h, one, two
     cdef int t
@@ -86,6 +86,71 @@ cdef void sha256_block(unsigned int* state, const unsigned char* block) noexcept
     state[5] += f
     state[6] += g
     state[7] += h
+
+
+cdef extern from *:
+    """
+    /* The same with the processor's own instructions, in a sixth of the time, where it is an x86 that has them. */
+    #if defined(__x86_64__) && defined(__GNUC__)
+    #include <cpuid.h>
+    #include <immintrin.h>
+    static int has_sha_instructions(void) {
+        unsigned a, b, c, d;
+        /* SSSE3 and SSE4.1 are asked for too: leaf 1, ECX. */
+        if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 9)) || !(c & (1u << 19))) return 0;
+        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & (1u << 29));
+    }
+    __attribute__((target("sha,sse4.1,ssse3")))
+    static void sha256_by_instructions(const unsigned *k, unsigned *state, const unsigned char *block) {
+        const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+        __m128i low = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0xB1);        /* c d a b */
+        __m128i cdgh = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state + 4)), 0x1B); /* e f g h */
+        __m128i abef = _mm_alignr_epi8(low, cdgh, 8), w[4];
+        cdgh = _mm_blend_epi16(cdgh, low, 0xF0);
+        const __m128i abef_before = abef, cdgh_before = cdgh;
+        for (int t = 0; t < 16; t++) {
+            __m128i *now = &w[t & 3], before = w[(t + 3) & 3];
+            if (t < 4)
+                *now = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * t)), swap);
+            else
+                *now = _mm_sha256msg2_epu32(
+                    _mm_add_epi32(_mm_sha256msg1_epu32(*now, w[(t + 1) & 3]), _mm_alignr_epi8(before, w[(t + 2) & 3], 4)),
+                    before);
+            __m128i sum = _mm_add_epi32(*now, _mm_loadu_si128((const __m128i *)(k + 4 * t)));
+            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0E));
+        }
+        abef = _mm_add_epi32(abef, abef_before);
+        cdgh = _mm_add_epi32(cdgh, cdgh_before);
+        low = _mm_shuffle_epi32(abef, 0x1B);
+        cdgh = _mm_shuffle_epi32(cdgh, 0xB1);
+        _mm_storeu_si128((__m128i *)state, _mm_blend_epi16(low, cdgh, 0xF0));
+        _mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(cdgh, low, 8));
+    }
+    #else
+    static int has_sha_instructions(void) { return 0; }
+    static void sha256_by_instructions(const unsigned *k, unsigned *state, const unsigned char *block) {
+        (void)k; (void)state; (void)block;
+    }
+    #endif
+    """
+    bint has_sha_instructions() noexcept nogil
+    void sha256_by_instructions(const unsigned int* k, unsigned int* state, const unsigned char* block) noexcept nogil
+
+cdef bint by_instructions = has_sha_instructions()
+
+
+cdef inline void sha256_block(unsigned int* state, const unsigned char* block) noexcept nogil:
+    if by_instructions:
+        sha256_by_instructions(K, state, block)
+    else:
+        sha256_plainly(state, block)
+
+
+def use_instructions(bint wanted):
+    """For tests: compute plainly from now on, or as the processor can."""
+    global by_instructions
+    by_instructions = wanted and has_sha_instructions()
 
 
 cdef unsigned int order(const DerReader* serial) noexcept nogil:
@@ -165,7 +230,10 @@ cdef bint is_in_shard(const DerReader* serial, unsigned int shard, unsigned int 
     cdef long long rest = -1 if serial.at[0] & 0x80 else 0
     cdef Py_ssize_t index
     for index in range(serial.remaining):
-        rest = (rest * 256 + serial.at[index]) % <long long>shards
+        rest = rest * 256 + serial.at[index]
+        if index % 4 == 3:  # a quotient costs more than all the rest
+            rest %= <long long>shards
+    rest %= <long long>shards
     return (rest + shards) % shards == shard
 
 
@@ -184,8 +252,6 @@ cdef class Comparison:
     cdef bint is_listed(self, const DerReader* serial, const char* text, Py_ssize_t size) except -1:
         """Say whether a record has an entry in this CRL."""
         cdef const char* not_after
-        if self.terms.shards > 1 and not is_in_shard(serial, self.terms.shard, self.terms.shards):
-            return False
         if size < 8 or memcmp(text, b"revoked ", 8) != 0:
             if self.terms.delta:
                 return True
@@ -284,6 +350,9 @@ def compare_entries(EntryReader reader not None, chunks, Terms terms not None):
                 raise ValueError("no chunk of records: a status text's length is wrong")
             remaining -= text_size
             at += 2 + text_size
+            # Of shards each record is looked at by one check alone: that of its own shard.
+            if terms.shards > 1 and not is_in_shard(&serial, terms.shard, terms.shards):
+                continue
             place = order(&serial) & ORDER_MASK
             if before.at == NULL:
                 if <int>place <= last_place:

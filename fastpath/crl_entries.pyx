@@ -382,9 +382,13 @@ cdef unsigned int modulo(const unsigned char* serial, Py_ssize_t size, unsigned 
     cdef unsigned long long rest = 0, power = 1
     cdef Py_ssize_t index
     for index in range(size):
-        rest = ((rest << 8) | serial[index]) % divisor
-        power = (power << 8) % divisor
+        rest = rest << 8 | serial[index]
+        if rest >> 48:  # a quotient costs more than all the rest
+            rest %= divisor
+    rest %= divisor
     if serial[0] & 0x80:  # two's complement: the value is 256**size less
+        for index in range(size):
+            power = (power << 8) % divisor
         rest = (rest + divisor - power) % divisor
     return <unsigned int>rest
 

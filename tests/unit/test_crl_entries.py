@@ -14,7 +14,7 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastpath.crl_compare import Changes, EntriesDiffer, compare_entries, order_of
+from fastpath.crl_compare import Changes, EntriesDiffer, compare_entries, order_of, use_instructions
 from fastpath.crl_decode import Entry, EntryError, EntryReader, split_entries
 from fastpath.crl_entries import (
     ALL_REASONS,
@@ -125,9 +125,16 @@ def test_order_is_the_stores(serial: bytes) -> None:
     assert order_of(serial) == serial_hash(serial)
 
 
-@pytest.mark.parametrize("size", range(MAX_SERIAL_OCTETS + 1))
-def test_order_at_every_length(size: int) -> None:
-    assert order_of(bytes([0x7F] * size)) == serial_hash(bytes([0x7F] * size))
+@pytest.mark.parametrize("by_instructions", [True, False])
+def test_order_at_every_length(by_instructions: bool) -> None:
+    """With the processor's own instructions and without."""
+    use_instructions(by_instructions)
+    try:
+        for size in range(MAX_SERIAL_OCTETS + 1):
+            for octets in (bytes(range(size)), bytes([0x80] * size)):
+                assert order_of(octets) == serial_hash(octets)
+    finally:
+        use_instructions(True)
 
 
 @given(serials, st.integers(1, 0xFFFF))
