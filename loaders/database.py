@@ -159,8 +159,9 @@ class Database:
 
     def stream(self, connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[Sequence[Any]]:
         """Yield a statement's rows in its own order, through a cursor of the server's."""
-        streaming = connection.execution_options(stream_results=True, max_row_buffer=PAGE_ROWS)
-        yield from streaming.execute(statement).partitions(PAGE_ROWS)
+        streaming = statement.execution_options(stream_results=True, max_row_buffer=PAGE_ROWS)
+        with connection.execute(streaming) as result:
+            yield from result.partitions(PAGE_ROWS)
 
 
 class DatabaseLoader(ABC):
@@ -206,7 +207,7 @@ class DatabaseLoader(ABC):
         """Put into the batch what one row says."""
         try:
             item = self.item(row, make)
-        except (ValueError, ArithmeticError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             item = make.rejected(self.row_name(row), str(error))
         if isinstance(item, RowRejected):
             batch.rejected.append(item)
