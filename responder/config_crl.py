@@ -232,6 +232,11 @@ def delta_slot(slot: str) -> str:
     return DELTA if slot == FULL else f"{slot}-{DELTA}"
 
 
+def longest_validity(crl: CRLConfig, profile: str) -> int:
+    """Return the most seconds that nextUpdate may be after thisUpdate."""
+    return _MOST_S[profile, crl.scope == "cas"][0]
+
+
 def check_profile(crl: CRLConfig, profile: str) -> None:
     """Refuse what a profile's standards forbid, by a ValueError that names the key; a mirrored CA answers for its own."""
     if not crl.issue:

@@ -154,6 +154,47 @@ LIVE_REPLIES = Counter(
     ["outcome"],
 )
 
+# --- CRLs (publish); kind: full or delta, of a sharded CA all together ---
+CRL_THIS_UPDATE = Gauge(
+    "revocast_crl_this_update_seconds",
+    "thisUpdate, POSIX seconds, of a CA's CRLs that are published; the oldest shard's.",
+    ["ca", "kind"],
+    multiprocess_mode="mostrecent",
+)
+CRL_NEXT_UPDATE = Gauge(
+    "revocast_crl_next_update_seconds",
+    "nextUpdate, POSIX seconds, of a CA's CRLs that are published; the soonest shard's.",
+    ["ca", "kind"],
+    multiprocess_mode="mostrecent",
+)
+CRL_BYTES = Gauge(
+    "revocast_crl_bytes", "Octets of a CA's CRLs that are published.", ["ca", "kind"], multiprocess_mode="mostrecent"
+)
+CRL_ENTRIES = Gauge(
+    "revocast_crl_entries", "Entries of a CA's CRLs that are published.", ["ca", "kind"], multiprocess_mode="mostrecent"
+)
+CRL_BUILD_SECONDS = Gauge(
+    "revocast_crl_build_seconds",
+    "How long the last issue of a CA's CRLs took, from Redis to published.",
+    ["ca", "kind"],
+    multiprocess_mode="mostrecent",
+)
+CRLS_ISSUED = Counter("revocast_crls_issued_total", "CRLs that were issued, and what for.", ["ca", "kind", "why"])
+CRL_OVERDUE = Gauge(
+    "revocast_crl_overdue_seconds",
+    "How long a CRL has been due that could not be issued; 0: none is.",
+    ["ca"],
+    multiprocess_mode="mostrecent",
+)
+CRL_FAILURES = Counter(
+    "revocast_crl_failures_total",
+    "CRLs that could not be issued, by what stood in the way: check, signer, conflict, disk, config, source, other.",
+    ["ca", "reason"],
+)
+CRL_CHECKS_FAILED = Counter(
+    "revocast_crl_checks_failed_total", "Checks before publication that a CRL failed, by the check.", ["ca", "check"]
+)
+
 # --- connections (HTTP workers) ---
 HTTP_CONNECTIONS = Gauge("revocast_http_connections", "Client connections open now.", multiprocess_mode="livesum")
 HTTP_CONNECTIONS_REFUSED = Counter(

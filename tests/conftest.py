@@ -19,6 +19,7 @@ pytest_plugins = [
         "tests.pki",
         "tests.redis_fixture",
         "tests.signing_room",
+        "tests.crl_office",
         "tests.slapd_fixture",
         "tests.softhsm",
         "tests.web_folder",

@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": "responder.cli.operate:serve",
     "follow": "responder.cli.operate:follow",
     "presign": "responder.cli.operate:presign",
+    "publish": "responder.cli.operate:publish",
     "check": "responder.cli.check:check",
     "plan": "responder.cli.plan:plan",
     "revoke": "responder.cli.revoke:revoke",
@@ -32,6 +33,7 @@ ROLES = {
     "worker": "responder.roles.worker:worker",
     "presign": "responder.roles.presign:presign",
     "depot": "responder.roles.depot:depot",
+    "publish": "responder.roles.publish:publish",
     "admin": "responder.roles.admin:admin",
 }
 

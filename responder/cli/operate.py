@@ -1,4 +1,4 @@
-"""``revocast run | serve | follow | presign``: start roles under a supervisor."""
+"""``revocast run | serve | follow | presign | publish``: start roles under a supervisor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from responder.config import load_config
 from responder.issuers import Issuers
 from responder.log import configure_logging
 from responder.process import ConfigFile
-from responder.roles.supervisor import ALL_ROLES, CHECKED_ROLES, Supervisor
+from responder.roles.supervisor import ALL_ROLES, CHECKED_ROLES, Supervisor, is_needed
 
 
 def warn_of_second_owner() -> None:
@@ -50,7 +50,7 @@ def supervise(config_file: Path, roles: tuple[str, ...]) -> None:
     warn_of_second_owner()
     Issuers.from_config(config, str(config_file))
     for role in CHECKED_ROLES:
-        if role in roles:
+        if role in roles and is_needed(role, config):
             check_role(role, config_file)
     with audit.opened(config, config_file, "supervisor", durable=True):
         code = asyncio.run(_supervise(config_file, roles))
@@ -62,7 +62,7 @@ async def _supervise(config_file: Path, roles: tuple[str, ...]) -> int:
 
 
 def run(config: ConfigFile) -> None:
-    """Run every role on this machine: follow the CAs, sign, serve."""
+    """Run every role on this machine: follow the CAs, sign, publish CRLs, serve."""
     supervise(config, ALL_ROLES)
 
 
@@ -79,3 +79,8 @@ def follow(config: ConfigFile) -> None:
 def presign(config: ConfigFile) -> None:
     """Sign answers alone."""
     supervise(config, ("presign",))
+
+
+def publish(config: ConfigFile) -> None:
+    """Publish CRLs alone."""
+    supervise(config, ("publish",))

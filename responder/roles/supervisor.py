@@ -41,8 +41,13 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 STEADY_AFTER_S = 10.0  # a role that ran this long starts its back-off anew
 
-ALL_ROLES = ("follow", "presign", "worker")
-CHECKED_ROLES = ("follow", "presign")  # those that `role NAME --check` can try without starting
+ALL_ROLES = ("follow", "presign", "publish", "worker")
+CHECKED_ROLES = ("follow", "presign", "publish")  # those that `role NAME --check` can try without starting
+
+
+def is_needed(role: str, config: Config) -> bool:
+    """Say whether a role has anything to do: publish only where a CA has CRLs."""
+    return role != "publish" or any(ca.crl is not None for ca in config.ca)
 
 
 @dataclass(eq=False)
@@ -249,7 +254,7 @@ class Supervisor:
             if config.data_dir != self._config.data_dir or (config.redis is None) != (self._config.redis is None):
                 raise ConfigError(str(self._config_file), "data_dir, redis", "cannot change while running; restart")
             Issuers.from_config(config, str(self._config_file))
-            problem = await self._check_roles(text)
+            problem = await self._check_roles(config, text)
             if problem is None:
                 self._open_sockets(config)
                 self._accept(config, text)
@@ -266,12 +271,14 @@ class Supervisor:
         except Exception as error:
             log.exception("reload_failed", error=str(error))
 
-    async def _check_roles(self, text: bytes) -> str | None:
+    async def _check_roles(self, config: Config, text: bytes) -> str | None:
         """See whether the roles could work with a new configuration, as is done at the start; returns what is wrong."""
         candidate = self._write_text("candidate", text)
         try:
             for role in CHECKED_ROLES:
-                if role in self._role_names and (problem := await self._check_role(role, candidate)) is not None:
+                if role not in self._role_names or not is_needed(role, config):
+                    continue
+                if (problem := await self._check_role(role, candidate)) is not None:
                     return problem
         finally:
             candidate.unlink(missing_ok=True)
@@ -362,8 +369,8 @@ class Supervisor:
 
     def _wanted_roles(self, config: Config) -> list[Role]:
         roles: list[Role] = []
-        for name in ("follow", "presign"):
-            if name in self._role_names:
+        for name in ("follow", "presign", "publish"):
+            if name in self._role_names and is_needed(name, config):
                 roles.append(Role(name, (name,)))
         if "worker" in self._role_names:
             for slot in range(config.http.workers):

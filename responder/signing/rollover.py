@@ -121,7 +121,7 @@ class _Seat:
         return bool(pair.said)
 
     def _is_to_be_tried(self, pair: _Pair, monotonic: float, *, ahead: bool) -> bool:
-        digest = _digest(pair.using, self.issuer.config.certificate)
+        digest = files_digest(pair.using, self.issuer.config.certificate)
         if digest != pair.seen:
             pair.seen = digest
             if self.signer is not None:
@@ -274,7 +274,7 @@ class SignerWatch:
         self.close()
 
 
-def _digest(using: SignerConfig, ca_certificate: Path) -> bytes:
+def files_digest(using: SignerConfig, ca_certificate: Path) -> bytes:
     """Digest the files that make a signer, as they are now; a key in a token has no file."""
     files = [ca_certificate, using.certificate, using.pin_file]
     if not using.key.startswith("pkcs11:"):

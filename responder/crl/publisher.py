@@ -1,0 +1,361 @@
+"""Keeps a CA's CRLs in date: watches the clock, the journal and the source, and issues what is due, CA by CA.
+
+Whatever goes wrong with one CA's CRLs, the published ones stay, it is tried again, ever more seldom, and said in the log and
+the metrics; the other CAs' go on. One thread of one process; roles/publish.py runs it, commands use its ``Keys``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from responder import metrics
+from responder.clock import Clock, format_utc
+from responder.config import Config
+from responder.config_crl import FULL, CRLConfig
+from responder.crl.depot import DIRECTORY, Depot
+from responder.crl.fetch import FetchTerms, open_place
+from responder.crl.issue import Issue, NoNews, Office, Progress
+from responder.crl.published import Published
+from responder.crl.schedule import Due, Pace, next_due
+from responder.errors import (
+    CommitConflict,
+    ConfigError,
+    CRLError,
+    PublicationRefused,
+    RevocastError,
+    SignerUnavailable,
+    SourceUnavailable,
+    StoreUnavailable,
+)
+from responder.issuers import Issuer, load_issuer
+from responder.log import get_logger
+from responder.signing.clock_guard import ClockGuard
+from responder.signing.crl_signer import CRLSigner, open_crl_signer
+from responder.signing.rollover import files_digest
+from responder.store.redis_store import Store
+from responder.store.values import JournalEntry
+
+log = get_logger(__name__)
+
+POLL_S = 0.25  # how long a revocation may go unseen; its CRL is put off by the debounce anyway
+LOOK_AGAIN_S = 5.0  # at what is published: a command, or another machine, may have issued too
+SHARDS_AT_A_LOOK = 64  # more of them are looked at more seldom
+LEASE_S = 120  # of making a CA's CRLs; it only keeps two publishers from doing the same work
+LEASED_WAIT_S = 1.0
+NEWS_WAIT_S = 1.0  # while a CRL is due and the source stands still
+RETRY_FIRST_S = 1.0
+RETRY_MOST_S = 60.0
+CONFLICT_WAIT_S = 0.1
+REMIND_EVERY_S = 300.0
+SAID_AFTER_S = 60.0  # that the source stands still: it is read every few seconds, and a restart takes some too
+URGENT_KINDS = frozenset({"revoked", "released", "override"})
+REST_S = 3_600.0
+
+
+class Stopped(Exception):
+    """The process is to end; whatever is half made is thrown away."""
+
+
+class Keys:
+    """A CA's CRL signer: opened when it is needed, again when its files have changed or its token has failed."""
+
+    def __init__(self, issuer: Issuer, config: Config, config_file: str, clock: Clock) -> None:
+        self._issuer = issuer
+        self._config = config
+        self._config_file = config_file
+        self._clock = clock
+        self._signer: CRLSigner | None = None
+        self._digest = b""
+
+    def signer(self) -> CRLSigner:
+        """Return the signer; raises ConfigError or SignerUnavailable, one line."""
+        crl = self._issuer.config.crl
+        assert crl is not None  # noqa: S101 - only such CAs have keys
+        digest = files_digest(crl.signer, self._issuer.config.certificate)
+        if self._signer is not None and digest == self._digest:
+            return self._signer
+        issuer = load_issuer(self._issuer.config, self._config_file)
+        if issuer.id != self._issuer.id:
+            key = f"ca[{issuer.name}].certificate"
+            raise ConfigError(self._config_file, key, "now has another subject or key; send SIGHUP")
+        opened = open_crl_signer(issuer, self._config.data_dir, self._clock.now(), self._config_file)
+        self.close()
+        self._signer, self._digest = opened, digest
+        for warning in opened.warnings:
+            log.warning("signer_warning", ca=issuer.name, text=warning)
+        return opened
+
+    def close(self) -> None:
+        """Let go of the key; it is opened again when it is asked for."""
+        if self._signer is not None:
+            self._signer.close()
+            self._signer = None
+
+
+class Series:
+    """One CA's CRLs. ``turn`` issues what is due; ``note`` hears what the journal says."""
+
+    def __init__(
+        self, office: Office, keys: Keys, holder: str, *, progress: Progress = lambda _what, _done: None
+    ) -> None:
+        """``holder`` names this process in the lease."""
+        self.office = office
+        self._keys = keys
+        self._holder = holder
+        self._progress = progress
+        self._pace = Pace()
+        self._seen: tuple[int, ...] | None = None  # journal numbers that the published CRLs have seen
+        self._full: Published | None = None
+        self._delta: Published | None = None
+        self._look_at = 0.0  # monotonic, as those below
+        self._retry_at = 0.0
+        self._pause_s = RETRY_FIRST_S
+        self._said: tuple[str, float] = ("", 0.0)
+        self._ended = False
+
+    def start(self) -> Mapping[int, int] | None:
+        """See what is published; returns the journal numbers to follow from, None: all that came is unknown."""
+        office = self.office
+        office.depot.sweep(office.issuer.name)
+        state = office.store.crl_state(office.issuer.id)
+        self._ended = state.ended is not None
+        self._look()
+        bases = [state.bases.get(slot) for slot in office.crl.complete_slots]
+        if self._full is None or any(base is None or base.history != office.store.run_id() for base in bases):
+            self._pace.urgent_since = office.clock.now()
+            return None
+        self._seen = tuple(min(numbers) for numbers in zip(*(base.cut for base in bases if base), strict=True))
+        return dict(enumerate(self._seen))
+
+    def note(self, entry: JournalEntry) -> None:
+        """Hear of a change; of this CA's revocations that no CRL has seen yet one is due at once."""
+        if entry.ca != self.office.issuer.id or entry.kind not in URGENT_KINDS:
+            return
+        if self._seen is not None and entry.number <= self._seen[entry.partition]:
+            return
+        self.missed()
+
+    def missed(self) -> None:
+        """Take it that there are revocations that no CRL has."""
+        if self._pace.urgent_since is None:
+            self._pace.urgent_since = self.office.clock.now()
+
+    def turn(self) -> float:
+        """Issue what is due; returns after how many seconds there may be something to do. Raises StoreUnavailable."""
+        clock = self.office.clock
+        if self._ended:
+            return REST_S
+        if clock.monotonic() >= self._look_at:
+            self._look()
+        due = self._next()
+        if due.at > clock.now():
+            metrics.CRL_OVERDUE.labels(self.office.issuer.name).set(0)
+            return due.at - clock.now()
+        if clock.monotonic() < self._retry_at:
+            metrics.CRL_OVERDUE.labels(self.office.issuer.name).set(clock.now() - due.at if due.at else 0)
+            return self._retry_at - clock.monotonic()
+        return self._try()
+
+    def _next(self) -> Due:
+        return next_due(self.office.crl, self._full, self._delta, self._pace, self.office.clock.now())
+
+    def _look(self) -> None:
+        self._full, self._delta = self.office.first_due()
+        shards = self.office.crl.shards
+        self._look_at = self.office.clock.monotonic() + LOOK_AGAIN_S * max(1, shards / SHARDS_AT_A_LOOK)
+        self._show()
+
+    def _try(self) -> float:
+        """Issue with the lease, unless meanwhile somebody else has."""
+        office, clock = self.office, self.office.clock
+        if not office.store.lease_crls(office.issuer.id, self._holder, LEASE_S):
+            return LEASED_WAIT_S
+        try:
+            self._look()
+            due = self._next()
+            if due.at <= clock.now():
+                return self._issue(due)
+            return 0.0
+        finally:
+            office.store.lease_crls(office.issuer.id, self._holder, 0)
+
+    def _issue(self, due: Due) -> float:
+        office = self.office
+        try:
+            self.issue(due)
+        except NoNews:
+            return self._stands_still(due)
+        except CommitConflict as error:
+            self._failed(due, "conflict", error)
+            self._retry_at = office.clock.monotonic() + CONFLICT_WAIT_S
+        except StoreUnavailable:
+            raise
+        except PublicationRefused as error:
+            metrics.CRL_CHECKS_FAILED.labels(office.issuer.name, error.check).inc()
+            self._failed(due, "check", error)
+        except SignerUnavailable as error:
+            self._keys.close()
+            self._failed(due, "signer", error)
+        except ConfigError as error:
+            self._failed(due, "config", error)
+        except OSError as error:
+            self._failed(due, "disk", error)
+        except (RevocastError, ValueError) as error:
+            self._failed(due, "source" if isinstance(error, SourceUnavailable | CRLError) else "other", error)
+        else:
+            self._pause_s, self._said = RETRY_FIRST_S, ("", 0.0)
+            metrics.CRL_OVERDUE.labels(office.issuer.name).set(0)
+        return 0.0
+
+    def issue(self, due: Due, *, last: bool = False, let_go: frozenset[bytes] = frozenset()) -> list[Published]:
+        """Issue what ``due`` says, with the lease held; raises as Issue.run, and ConfigError."""
+        office, began = self.office, self.office.clock.monotonic()
+        issue = Issue(office, self._keys.signer(), due, last=last, let_go=let_go, progress=self._progress)
+        published = issue.run()
+        took = office.clock.monotonic() - began
+        self._seen = issue.cut
+        self._pace = Pace(None, office.clock.now(), took)
+        self._ended = last
+        kind = "full" if due.full else "delta"
+        metrics.CRLS_ISSUED.labels(office.issuer.name, kind, due.why).inc(len(published))
+        metrics.CRL_BUILD_SECONDS.labels(office.issuer.name, kind).set(took)
+        self._look()
+        log.info(
+            "crl_issued",
+            ca=office.issuer.name,
+            kind=kind,
+            why=due.why,
+            number=published[0].number,
+            this_update=format_utc(published[0].this_update),
+            entries=sum(one.entries for one in published),
+            bytes=sum(one.size for one in published),
+            seconds=round(took, 3),
+        )
+        return published
+
+    def close(self) -> None:
+        """Let go of the key."""
+        self._keys.close()
+
+    # --- alarms -------------------------------------------------------------------------------------------------------
+
+    def _failed(self, due: Due, reason: str, error: Exception) -> None:
+        clock, ca = self.office.clock, self.office.issuer.name
+        metrics.CRL_FAILURES.labels(ca, reason).inc()
+        self._retry_at = clock.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, RETRY_MOST_S)
+        self._say("crl_not_issued", " ".join(str(error).split()) or type(error).__name__, reason=reason)
+        metrics.CRL_OVERDUE.labels(ca).set(clock.now() - due.at if due.at else 0)
+
+    def _stands_still(self, due: Due) -> float:
+        """Promise 2: nothing is dated afresh while the source is out of reach; say so long before clients have no CRL."""
+        late = self.office.clock.now() - due.at if due.at else 0.0
+        metrics.CRL_OVERDUE.labels(self.office.issuer.name).set(late)
+        if late >= SAID_AFTER_S:
+            metrics.CRL_FAILURES.labels(self.office.issuer.name, "source").inc()
+            self._say("crl_source_stands_still", "the source was not read since the last CRL, which therefore stays")
+        self._retry_at = self.office.clock.monotonic() + NEWS_WAIT_S
+        return NEWS_WAIT_S
+
+    def _say(self, event: str, text: str, **fields: str) -> None:
+        """Log an alarm: once, and again when it has lasted."""
+        now = self.office.clock.monotonic()
+        if self._said[0] == text and now - self._said[1] < REMIND_EVERY_S:
+            return
+        self._said = (text, now)
+        ends = self._full.next_update if self._full is not None else None
+        stays = f"the published CRL stays, until {format_utc(ends)}" if ends else "there is no CRL yet"
+        log.error(event, ca=self.office.issuer.name, error=text, consequence=stays, **fields)
+
+    def _show(self) -> None:
+        office = self.office
+        complete = office.crl.complete_slots
+        for kind, slots in (("full", complete), ("delta", [f"{slot}-delta" for slot in complete])):
+            names = ["delta"] if kind == "delta" and complete == (FULL,) else slots
+            found = [one for slot in names if (one := office.published(slot)) is not None]
+            if not found:
+                continue
+            label = (office.issuer.name, kind)
+            metrics.CRL_THIS_UPDATE.labels(*label).set(min(one.this_update for one in found))
+            metrics.CRL_NEXT_UPDATE.labels(*label).set(min(one.next_update or 0 for one in found))
+            metrics.CRL_BYTES.labels(*label).set(sum(one.size for one in found))
+            metrics.CRL_ENTRIES.labels(*label).set(sum(one.entries for one in found))
+
+
+def open_series(
+    config: Config,
+    config_file: str,
+    issuer: Issuer,
+    store: Store,
+    clock: Clock,
+    progress: Progress = lambda _what, _done: None,
+) -> Series:
+    """Make ready to issue one CA's CRLs; closes nothing: see ``Series.close``. Raises ConfigError, SourceUnavailable."""
+    crl = issuer.config.crl
+    assert crl is not None  # noqa: S101 - only such CAs have a series
+    depot = Depot(config.data_dir / DIRECTORY)
+    share = config.redis is not None and crl.share
+    foreign = fetch_previous(crl, issuer, store, depot, clock)
+    office = Office(issuer, store, depot, clock, share, foreign)
+    holder = f"{config.audit.machine_name}:{os.getpid()}"
+    return Series(office, Keys(issuer, config, config_file, clock), holder, progress=progress)
+
+
+def fetch_previous(crl: CRLConfig, issuer: Issuer, store: Store, depot: Depot, clock: Clock) -> Path | None:
+    """Return the CA's own last CRL, until one was issued here; fetched from where it is. Raises SourceUnavailable."""
+    if crl.previous is None or store.crl_state(issuer.id).published:
+        return None
+    if "://" not in crl.previous:
+        return Path(crl.previous)
+    directory = depot.root / issuer.name
+    directory.mkdir(parents=True, exist_ok=True)
+    fetched = open_place(crl.previous, FetchTerms(crl.max_bytes), directory, clock).fetch()
+    return fetched.path if fetched is not None else None
+
+
+class Publisher:
+    """Every CA whose CRLs are issued here."""
+
+    def __init__(self, series: Sequence[Series], store: Store, clock: Clock, guard: ClockGuard) -> None:
+        self._series = series
+        self._store = store
+        self._guard = guard
+        self._history = store.run_id()
+        self._after = store.journal_ends()
+        for one in series:
+            seen = one.start()
+            if seen is not None:
+                self._after = {p: min(number, seen[p]) for p, number in self._after.items()}
+
+    def turn(self) -> float:
+        """Follow the journal and issue what is due; returns after how many seconds to come again.
+
+        Raises StoreUnavailable: then a new one is to be made, on a new connection.
+        """
+        self._follow()
+        if not self._guard.agrees():
+            return POLL_S
+        return max(0.0, min([POLL_S, *(one.turn() for one in self._series)]))
+
+    def _follow(self) -> None:
+        entries = self._store.read_journal(self._after)
+        by_partition: dict[int, list[JournalEntry]] = {}
+        for entry in entries:
+            by_partition.setdefault(entry.partition, []).append(entry)
+        for partition, some in by_partition.items():
+            if some[0].number > self._after[partition] + 1:
+                self._missed()  # trimmed before it was read
+            self._after[partition] = some[-1].number
+        for one in self._series:
+            for entry in entries:
+                one.note(entry)
+        if not entries and (history := self._store.run_id()) != self._history:
+            # A restart or a failover: journal numbers may have gone back.
+            self._history, self._after = history, self._store.journal_ends()
+            self._missed()
+
+    def _missed(self) -> None:
+        for one in self._series:
+            one.missed()

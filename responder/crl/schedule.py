@@ -1,0 +1,85 @@
+"""When a CA's next CRL is due, and which: by the clock, at once upon a revocation, at the time of one that was dated ahead.
+
+Pure; times are POSIX seconds but for durations. RFC 5280 §5.1.2.5 asks for a CRL before nextUpdate, BR §4.9.7 within 24
+hours of a revocation; the rest is the operator's configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from responder.config_crl import CRLConfig
+from responder.crl.published import Published
+
+BUILD_SHARE = 20  # a CRL made at once is made no sooner than so many times the last one's time after it
+
+Why = Literal["first", "schedule", "revocation", "in_effect", "operator"]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is to be issued next. ``at``: when. ``full``: complete CRLs, else deltas alone.
+
+    ``regular``: the complete CRL is one by schedule, after which expired entries may leave (RFC 5280 §3.3).
+    """
+
+    at: float
+    full: bool
+    regular: bool
+    why: Why
+
+    @property
+    def needs_news(self) -> bool:
+        """Say whether it is pointless while the source stands still: then it would only be dated afresh."""
+        return self.why in ("schedule", "first")
+
+
+@dataclass(slots=True)
+class Pace:
+    """What was seen since the last CRL. ``urgent_since``: when the first revocation was seen that no CRL has yet."""
+
+    urgent_since: float | None = None
+    last_ended: float = 0.0
+    last_took_s: float = 0.0
+
+
+def next_due(crl: CRLConfig, full: Published | None, delta: Published | None, pace: Pace, now: float) -> Due:
+    """Return what is due next; ``full`` and ``delta`` are published, of a sharded CA the ones that are due first.
+
+    Of several that are due ``now`` it is the complete one by schedule, which says all that the others would.
+    """
+    if full is None:
+        return Due(0.0, full=True, regular=True, why="first")
+    found = [Due(full.next_publication, full=True, regular=True, why="schedule")]
+    has_deltas = crl.delta_every is not None
+    if has_deltas:
+        at: float = delta.next_publication if delta is not None else full.this_update
+        found.append(Due(at, full=False, regular=False, why="schedule"))
+    newest = delta if has_deltas and delta is not None and (delta.number or 0) >= (full.number or 0) else full
+    if newest.soonest_ahead is not None:
+        found.append(Due(newest.soonest_ahead, full=not has_deltas, regular=False, why="in_effect"))
+    if pace.urgent_since is not None and crl.on_revocation:
+        at = max(pace.urgent_since + crl.debounce, pace.last_ended + BUILD_SHARE * pace.last_took_s)
+        found.append(Due(at, full=not has_deltas, regular=False, why="revocation"))
+    return min(found, key=lambda due: (max(due.at, now), not due.regular, not due.full))
+
+
+def planned(crl: CRLConfig, due: Due, now: float, full: Published | None) -> tuple[int, int | None]:
+    """Return when the next complete and the next delta CRL come after one that is issued ``now``.
+
+    A complete CRL between two regular ones leaves the plan as it was: else frequent revocations would put off for ever
+    the one after which expired entries may leave.
+    """
+    if due.regular or full is None or full.next_publication <= now:
+        next_full = int(now) + crl.every
+    else:
+        next_full = full.next_publication
+    if crl.delta_every is None:
+        return next_full, None
+    return next_full, min(int(now) + crl.delta_every, next_full)
+
+
+def becomes_regular(due: Due, now: float, full: Published | None) -> bool:
+    """Say whether what is issued now is a complete CRL by schedule, also where something else asked for it."""
+    return due.full and (due.regular or full is None or full.next_publication <= now)

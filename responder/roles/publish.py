@@ -1,0 +1,101 @@
+"""The publishing role: issues CRLs, and mirrors those that CAs issue themselves, in one process and one thread.
+
+The CAs' CRL keys are here and in no process that faces the network. Started by the supervisor (``revocast run | publish``),
+which starts it again when it ends, also on SIGHUP with the changed configuration.
+"""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from responder import audit
+from responder.audit_anchor import role_log
+from responder.clock import Clock, SystemClock
+from responder.config import Config, load_config
+from responder.crl.publisher import Publisher, Stopped, open_series
+from responder.errors import SignerEnded, SignerUnavailable, SourceUnavailable, StoreUnavailable
+from responder.issuers import Issuers
+from responder.log import configure_logging, get_logger
+from responder.process import ConfigFile, Stop, announce_ready
+from responder.signing.clock_guard import ClockGuard
+from responder.signing.crl_signer import open_crl_signer
+from responder.store.redis_store import Store
+
+log = get_logger(__name__)
+
+STORE_RETRY_S = 0.5
+SOURCE_RETRY_S = 10.0
+
+
+def publish(
+    config: ConfigFile,
+    check_only: Annotated[bool, typer.Option("--check", help="Only see whether every key may sign CRLs.")] = False,
+) -> None:
+    """Publish CRLs until SIGTERM.
+
+    With ``--check`` raises ConfigError for the first key that may not sign CRLs: the supervisor asks so before it starts
+    anything. A token that is not there, and a certificate that has expired, are no reason to start nothing.
+    """
+    settings = load_config(config)
+    configure_logging("publish", settings.log.level, settings.log.format)
+    if check_only:
+        with audit.opened(settings, config, "check"):
+            check_keys(settings, str(config), SystemClock())
+        return
+    with role_log(settings, config, "publish"):
+        _publish(settings, str(config))
+    log.info("stopped")
+
+
+def check_keys(settings: Config, config_file: str, clock: Clock) -> None:
+    """Try every CRL key once; raises ConfigError for the first that an operator must mend."""
+    for issuer in Issuers.from_config(settings, config_file):
+        if issuer.config.crl is None or not issuer.config.crl.issue:
+            continue
+        try:
+            open_crl_signer(issuer, settings.data_dir, clock.now(), config_file).close()
+        except (SignerEnded, SignerUnavailable) as error:
+            log.error("crl_signer_unavailable", ca=issuer.name, error=str(error))
+
+
+def _publish(settings: Config, config_file: str) -> None:
+    stop = Stop()
+    stop.on_signals(signal.SIGTERM, signal.SIGINT)
+    clock = SystemClock()
+    issuers = Issuers.from_config(settings, config_file)
+    while not stop.is_set():
+        try:
+            with Store.connect(settings, "publish") as store:
+                _keep_in_date(settings, config_file, issuers, store, clock, stop)
+        except StoreUnavailable as error:
+            log.warning("store_unavailable", error=str(error))
+            stop.wait(STORE_RETRY_S)
+        except SourceUnavailable as error:
+            log.error(
+                "crl_previous_unavailable", error=str(error), consequence="no CRL is issued: its number is not known"
+            )
+            stop.wait(SOURCE_RETRY_S)
+        except Stopped:
+            return
+
+
+def _keep_in_date(settings: Config, config_file: str, issuers: Issuers, store: Store, clock: Clock, stop: Stop) -> None:
+    def hear(_what: str, _done: int) -> None:
+        if stop.is_set():  # what is half made is thrown away, as after a crash
+            raise Stopped
+
+    with ExitStack() as opened:
+        series = []
+        for issuer in issuers:
+            if issuer.config.crl is not None and issuer.config.crl.issue:
+                series.append(open_series(settings, config_file, issuer, store, clock, hear))
+                opened.callback(series[-1].close)
+        publisher = Publisher(series, store, clock, ClockGuard(clock, store.time))
+        announce_ready()
+        log.info("publishing", cas=[one.office.issuer.name for one in series])
+        while not stop.is_set():
+            stop.wait(publisher.turn())

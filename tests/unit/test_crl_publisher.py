@@ -1,0 +1,324 @@
+"""When a CA's CRLs are issued, what is in them, and what happens to the published ones when something is wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+from cryptography import x509
+from structlog.testing import capture_logs
+
+from responder.clock import format_utc
+from responder.errors import SignerUnavailable
+from tests.crl_office import DAY_S, HELD, HOUR_S, REVOKED, URL, CRLOffice
+from tests.signing_room import GOOD
+
+IDP = x509.ObjectIdentifier("2.5.29.28")
+EXPIRED = x509.ObjectIdentifier("2.5.29.60")
+NEXT_PUBLISH = x509.ObjectIdentifier("1.3.6.1.4.1.311.21.4")
+MakeOffice = Callable[..., CRLOffice]
+
+
+@pytest.mark.clause("RFC 5280", "5.2.3", "MUST")
+def test_the_first_and_the_ones_by_schedule(make_office: MakeOffice) -> None:
+    """CRL-07: thisUpdate is when the source was read, and numbers increase."""
+    office = make_office()
+    office.turn()
+    first = office.read()
+    assert (first.number, first.this_update, first.next_update) == (1, office.began, office.began + 7 * DAY_S)
+    assert first.serials == {2: "keyCompromise", 3: "certificateHold"}
+    assert len(first.crl.extensions) == 2
+    office.pass_time(12 * HOUR_S - 1)
+    assert office.number() == 1
+    office.pass_time(1)
+    second = office.read()
+    assert (second.number, second.this_update) == (2, office.began + 12 * HOUR_S)
+    published = office.depot.get("corp", "full")
+    assert published is not None
+    assert published.next_publication == office.began + 24 * HOUR_S
+    assert not published.shares_date
+
+
+@pytest.mark.clause("BR", "4.9.7", "MUST")
+def test_a_revocation_is_published_at_once(make_office: MakeOffice) -> None:
+    """BR-07, ETS-05: after the debounce, all of it together; the plan of regular CRLs stays."""
+    office = make_office()
+    office.turn()
+    office.revoke(1)
+    office.turn()
+    office.pass_time(5)
+    office.revoke(4)
+    office.turn()
+    assert office.number() == 1
+    office.pass_time(5)
+    assert office.read().serials.keys() == {1, 2, 3, 4}
+    assert office.number() == 2
+    office.pass_time(60)
+    assert office.number() == 2
+    published = office.depot.get("corp", "full")
+    assert published is not None
+    assert published.next_publication == office.began + 12 * HOUR_S
+
+
+def test_revocations_while_nobody_looked(make_office: MakeOffice) -> None:
+    """What came while the publisher was down is published after its start; a restart without news issues nothing."""
+    office = make_office()
+    office.turn()
+    office.new_publisher()
+    office.settle()
+    assert office.number() == 1
+    office.revoke(1)
+    office.new_publisher()
+    office.settle()
+    assert office.read().serials.keys() == {1, 2, 3}
+    assert office.number() == 2
+
+
+def test_off_means_by_schedule_alone(make_office: MakeOffice) -> None:
+    """on_revocation = false."""
+    office = make_office("on_revocation = false")
+    office.turn()
+    office.revoke(1)
+    office.settle()
+    assert office.number() == 1
+    office.pass_time(12 * HOUR_S)
+    assert 1 in office.read().serials
+
+
+@pytest.mark.clause("RFC 5280", "5.1.2.6", "MUST")
+def test_a_revocation_dated_ahead(make_office: MakeOffice) -> None:
+    """ENT-04: not before its time, and then at once, also after a restart."""
+    office = make_office()
+    office.turn()
+    office.revoke(1, text=f"revoked {format_utc(office.began + 5400)} superseded")
+    office.settle()
+    assert 1 not in office.read().serials
+    assert office.number() == 2
+    office.new_publisher()
+    office.pass_time(HOUR_S)
+    assert office.number() == 2
+    office.pass_time(HOUR_S)
+    assert office.read().serials[1] == "superseded"
+    assert office.number() == 3
+
+
+def test_a_hold_and_its_release(make_office: MakeOffice) -> None:
+    """DLT-05: on a full CRL a released certificate is not there any more."""
+    office = make_office()
+    office.turn()
+    office.room.change(3, GOOD, "released")
+    office.settle()
+    assert office.read().serials.keys() == {2}
+
+
+def test_a_source_that_stands_still(make_office: MakeOffice) -> None:
+    """ETS-02 and freshness: nothing is dated afresh; the alarm comes long before nextUpdate; a revocation still goes out."""
+    office = make_office()
+    office.turn()
+    with capture_logs() as logs:
+        office.pass_time(12 * HOUR_S, source_is_read=False)
+        assert office.number() == 1
+        assert logs == []
+        for _ in range(10):
+            office.pass_time(61, source_is_read=False)
+    alarms = [record for record in logs if record["event"] == "crl_source_stands_still"]
+    assert 1 <= len(alarms) <= 3
+    assert f"the published CRL stays, until {format_utc(office.began + 7 * DAY_S)}" in alarms[0]["consequence"]
+    assert office.number() == 1
+    office.revoke(1)
+    office.turn()
+    office.pass_time(11, source_is_read=False)
+    published = office.depot.get("corp", "full")
+    assert published is not None
+    assert (published.number, published.this_update, published.shares_date) == (2, office.began, True)
+    office.pass_time(2)
+    assert office.read().this_update > office.began
+
+
+def test_a_key_out_of_reach(make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published CRL stays, it is tried again ever more seldom, and said once; then all is well again."""
+    office = make_office()
+    office.turn()
+    tries = []
+
+    def refuse(*_arguments: object, **_named: object) -> None:
+        tries.append(office.clock.monotonic())
+        raise SignerUnavailable("the token is gone")
+
+    with monkeypatch.context() as patched, capture_logs() as logs:
+        patched.setattr("responder.crl.publisher.open_crl_signer", refuse)
+        office.series._keys.close()
+        office.clock.advance(12 * HOUR_S)
+        office.room.set_as_of()
+        for _ in range(100):
+            office.turn()
+            office.clock.advance(1)
+    assert office.number() == 1
+    assert [round(later - sooner) for sooner, later in pairwise(tries)] == [1, 2, 4, 8, 16, 32]
+    assert [record["error"] for record in logs] == ["the token is gone"]
+    office.pass_time(60)
+    assert office.number() == 2
+
+
+def test_a_refused_crl_changes_nothing(make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BR-10: a certificate that is good again after a permanent revocation: the old CRL stays, the alarm names the check."""
+    office = make_office()
+    office.turn()
+    office.room.change(2, GOOD, "changed")
+    with capture_logs() as logs:
+        office.pass_time(12 * HOUR_S)
+    assert office.number() == 1
+    (alarm,) = [record for record in logs if record["event"] == "crl_not_issued"]
+    assert alarm["reason"] == "check"
+    for words in ("predecessor: serial 02", "it is good, and was revoked for good", "BR §4.10.1"):
+        assert words in alarm["error"]
+    assert list((office.depot.root / "corp").glob(".fresh-*")) == []
+    office.room.change(2, REVOKED)
+    office.pass_time(2)
+    assert office.number() == 3  # number 2 was given away and never seen
+
+
+@pytest.mark.clause("RFC 5280", "5.2.3", "MUST")
+def test_two_publishers(make_office: MakeOffice) -> None:
+    """CRL-07: both see that it is due, one issues; without the lease numbers would increase all the same."""
+    office = make_office()
+    first, second = office.publisher, office.new_publisher()
+    office.turn(first)
+    office.turn(second)
+    assert office.number() == 1
+    store = office.series.office.store
+    assert store.lease_crls(office.room.issuer.id, "somebody else", 60)
+    office.clock.advance(12 * HOUR_S)
+    office.room.set_as_of()
+    office.turn(first)
+    office.turn(second)
+    assert office.number() == 1
+    store.lease_crls(office.room.issuer.id, "somebody else", 0)
+    office.turn(second)
+    office.turn(first)
+    assert office.number() == 2
+
+
+def test_a_redis_that_has_forgotten(make_office: MakeOffice) -> None:
+    """CRL-07: restored from nothing, numbers go on above those of the depot."""
+    office = make_office()
+    office.turn()
+    office.pass_time(12 * HOUR_S)
+    assert office.number() == 2
+    office.room.server.client().delete(f"rc:crl:{office.room.issuer.id}")
+    office.new_publisher()
+    office.pass_time(12 * HOUR_S)
+    assert office.number() == 3
+
+
+def test_shards(make_office: MakeOffice) -> None:
+    """IDP-01, IDP-07: every serial is on exactly one, each with the URL that its certificates name."""
+    url = "http://crl.example.test/corp/{shard}.crl"
+    statuses = dict.fromkeys(range(1, 40), REVOKED)
+    office = make_office(f'shards = 3, url = "{url}"', statuses=statuses)
+    office.turn()
+    shards = [office.read(str(shard)) for shard in range(3)]
+    assert sorted(serial for one in shards for serial in one.serials) == sorted(statuses)
+    for number, one in enumerate(shards):
+        assert all(serial % 3 == number for serial in one.serials)
+        point = one.crl.extensions.get_extension_for_oid(IDP)
+        assert point.critical
+        assert point.value.full_name[0].value == url.replace("{shard}", str(number))
+    assert {one.number for one in shards} == {1}
+    office.room.reconfigure("shards = 3", "shards = 2")
+    office.new_publisher()
+    with capture_logs() as logs:
+        office.pass_time(12 * HOUR_S)
+    assert "crl.shards must stay 3" in logs[0]["error"]
+    assert office.number("0") == 1
+
+
+SOON = f"revoked 2026-11-20T10:00:00Z exp={format_utc(time.time() + 7 * HOUR_S)}"
+
+
+@pytest.mark.clause("RFC 5280", "3.3", "MUST NOT")
+def test_an_expired_entry_leaves_after_one_more(make_office: MakeOffice) -> None:
+    """CRL-09: it is on one regular CRL after its expiry, whatever is issued between, and on none after that."""
+    office = make_office(statuses={1: GOOD, 2: SOON})
+    office.turn()
+    office.pass_time(8 * HOUR_S)  # it has expired
+    office.revoke(1)
+    office.settle()
+    assert office.read().serials.keys() == {1, 2}
+    office.pass_time(4 * HOUR_S)
+    assert office.read().serials.keys() == {1, 2}
+    assert office.number() == 3
+    office.pass_time(12 * HOUR_S)
+    assert office.read().serials.keys() == {1}
+
+
+@pytest.mark.clause("EN 319 411-2", "6.3.10", "SHALL")
+def test_expired_entries_that_are_kept(make_office: MakeOffice) -> None:
+    """ETS-07: they stay, and expiredCertsOnCRL says since when."""
+    office = make_office('expired = "keep", every = "24h"', profile="etsi", statuses={2: SOON})
+    office.turn()
+    for _ in range(3):
+        office.pass_time(DAY_S)
+    listed = office.read()
+    assert listed.serials.keys() == {2}
+    assert listed.number == 4
+    extension = listed.crl.extensions.get_extension_for_oid(EXPIRED)
+    assert not extension.critical
+    since = office.room.ca.certificate.not_valid_before_utc.strftime("%Y%m%d%H%M%SZ").encode()
+    assert extension.value.value == b"\x18\x0f" + since
+
+
+def test_scope_and_next_publish(make_office: MakeOffice) -> None:
+    """IDP-03, DST-06: what the CA issues is said in the flags; Windows hears when the next one comes."""
+    office = make_office(f'scope = "cas", url = "{URL}", next_publish = true')
+    office.turn()
+    extensions = office.read().crl.extensions
+    moment = datetime.fromtimestamp(office.began + 12 * HOUR_S, UTC).strftime("%y%m%d%H%M%SZ")
+    point = extensions.get_extension_for_oid(IDP).value
+    assert (point.only_contains_ca_certs, point.only_contains_user_certs) == (True, False)
+    assert extensions.get_extension_for_oid(NEXT_PUBLISH).value.value == b"\x17\x0d" + moment.encode()
+
+
+def test_reasons_that_the_baseline_does_not_have(make_office: MakeOffice) -> None:
+    """ENT-02: the entry stays and its reason goes; a hold is not published as one."""
+    statuses = {1: REVOKED.replace("keyC", "aAC"), 2: REVOKED, 3: REVOKED.replace("keyC", "cAC")}
+    office = make_office(profile="webpki", statuses=statuses)
+    office.turn()
+    assert office.read().serials == {1: None, 2: "keyCompromise", 3: None}
+
+
+def test_what_the_ca_issued_itself(make_office: MakeOffice) -> None:
+    """CRL-07: the first number is above that of the CA's own last CRL, whose entries must all be there."""
+    office = make_office(statuses={2: REVOKED})
+    office.turn()
+    theirs = office.depot.get("corp", "full")
+    assert theirs is not None
+    last = office.room.directory / "theirs.crl"
+    last.write_bytes(office.depot.path(theirs).read_bytes())
+    for path in (office.depot.root / "corp").iterdir():
+        path.unlink()
+    office.room.server.client().flushall()
+    office.room.load({2: GOOD, 3: HELD})
+    office.room.reconfigure("issue = true", 'issue = true, previous = "theirs.crl"')
+    office.new_publisher()
+    with capture_logs() as logs:
+        office.pass_time(60)
+    assert "predecessor: serial 02" in logs[-1]["error"]
+    assert office.number() is None
+    office.revoke(2)
+    office.pass_time(60)
+    assert office.number() == 3
+    assert office.read().serials.keys() == {2, 3}
+
+
+def test_nothing_before_the_source_was_read(make_office: MakeOffice) -> None:
+    """Promise 2: without a whole load nothing may be said about any serial."""
+    office = make_office()
+    office.room.server.client().flushall()
+    office.room.store.ensure_ca(office.room.issuer.id, name="corp", subject="CN=corp", certificate=b"")
+    office.new_publisher()
+    office.pass_time(60, source_is_read=False)
+    assert office.number() is None
