@@ -28,7 +28,7 @@ from responder.crl.extensions import EXPIRED_CERTS_ON_CRL, CRLExtensions
 from responder.crl.numbering import Instant, reserve
 from responder.crl.published import NO_NEXT_UPDATE, Published
 from responder.crl.reader import CRLFile
-from responder.crl.schedule import Due, becomes_regular, planned
+from responder.crl.schedule import Due, is_regular, planned
 from responder.crl.snapshot import Snapshot, take_changes, take_snapshot
 from responder.errors import InvariantBroken, OperatorError
 from responder.issuers import Issuer
@@ -248,7 +248,8 @@ class Issue:
         is_full = wanted.base is None
         now = office.clock.now()
         full, before = office.published(wanted.complete), office.published(slot)
-        next_full, next_delta = planned(crl, self._due, now, full)
+        regular = is_regular(self._due, now, full, instant.as_of)
+        next_full, next_delta = planned(crl, now, full, regular=regular)
         let_go = self._let_go_before(wanted.complete) if is_full else 0
         terms = Terms(
             instant.as_of,
@@ -305,7 +306,7 @@ class Issue:
             text="",
             number=number,
             this_update=instant.as_of,
-            regular=is_full and becomes_regular(self._due, now, full),
+            regular=is_full and regular,
             let_go=let_go if is_full else None,
             base=base,
         )

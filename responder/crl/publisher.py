@@ -7,6 +7,7 @@ the metrics; the other CAs' go on. One thread of one process; roles/publish.py r
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from responder.errors import (
     CommitConflict,
     ConfigError,
     CRLError,
+    OperatorError,
     PublicationRefused,
     RevocastError,
     SignerUnavailable,
@@ -121,7 +123,7 @@ class Series:
         office.depot.sweep(office.issuer.name)
         state = office.store.crl_state(office.issuer.id)
         self._ended = state.ended is not None
-        self._look()
+        self.look()
         bases = [state.bases.get(slot) for slot in office.crl.complete_slots]
         if self._full is None or any(base is None or base.history != office.store.run_id() for base in bases):
             self._pace.urgent_since = office.clock.now()
@@ -145,11 +147,11 @@ class Series:
     def turn(self) -> float:
         """Issue what is due; returns after how many seconds there may be something to do. Raises StoreUnavailable."""
         clock = self.office.clock
-        if self._ended:
+        if self.is_ended:
             return REST_S
         if clock.monotonic() >= self._look_at:
-            self._look()
-        due = self._next()
+            self.look()
+        due = self._next()[0]
         if due.at > clock.now():
             metrics.CRL_OVERDUE.labels(self.office.issuer.name).set(0)
             return due.at - clock.now()
@@ -158,10 +160,32 @@ class Series:
             return self._retry_at - clock.monotonic()
         return self._try()
 
-    def _next(self) -> Due:
+    @property
+    def is_ended(self) -> bool:
+        """Say whether the CA's last CRL was issued: nothing is, after that."""
+        return self._ended or (self._full is not None and self._full.is_last)
+
+    def now(self, *, full: bool, last: bool = False, let_go: frozenset[bytes] = frozenset()) -> list[Published]:
+        """Issue at once, by an operator's word; waits for whoever is issuing just now. Raises as ``issue``, OperatorError."""
+        office = self.office
+        deadline = office.clock.monotonic() + LEASE_S
+        while not office.store.lease_crls(office.issuer.id, self._holder, LEASE_S):
+            if office.clock.monotonic() > deadline:
+                raise OperatorError(f"ca {office.issuer.name}: another publisher has been issuing for {LEASE_S} s")
+            time.sleep(LEASED_WAIT_S / 4)
+        try:
+            if self.is_ended:
+                raise OperatorError(f"ca {office.issuer.name}: its last CRL has been issued, and no other follows")
+            due = Due(office.clock.now(), full=full, regular=False, why="operator")
+            return self.issue(due, last=last, let_go=let_go)
+        finally:
+            office.store.lease_crls(office.issuer.id, self._holder, 0)
+
+    def _next(self) -> list[Due]:
         return next_due(self.office.crl, self._full, self._delta, self._pace, self.office.clock.now())
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """See what is published by now."""
         self._full, self._delta = self.office.first_due()
         shards = self.office.crl.shards
         self._look_at = self.office.clock.monotonic() + LOOK_AGAIN_S * max(1, shards / SHARDS_AT_A_LOOK)
@@ -173,22 +197,31 @@ class Series:
         if not office.store.lease_crls(office.issuer.id, self._holder, LEASE_S):
             return LEASED_WAIT_S
         try:
-            self._look()
-            due = self._next()
-            if due.at <= clock.now():
-                return self._issue(due)
-            return 0.0
+            self.look()
+            if self.is_ended:
+                return REST_S
+            return self._issue([due for due in self._next() if due.at <= clock.now()])
         finally:
             office.store.lease_crls(office.issuer.id, self._holder, 0)
 
-    def _issue(self, due: Due) -> float:
+    def _issue(self, dues: Sequence[Due]) -> float:
+        """Issue the first of what is due for which there is news: a revocation is, also where the source stands still."""
+        for due in dues:
+            if self._issued(due):
+                return 0.0
+        return self._stands_still(dues[0]) if dues else 0.0
+
+    def _issued(self, due: Due) -> bool:
+        """Try to issue; False: there is no news."""
         office = self.office
         try:
             self.issue(due)
         except NoNews:
-            return self._stands_still(due)
+            return False
         except CommitConflict as error:
-            self._failed(due, "conflict", error)
+            # Somebody else was quicker, or Redis's journal has moved: no alarm, unless it lasts (revocast_crl_overdue_seconds).
+            metrics.CRL_FAILURES.labels(office.issuer.name, "conflict").inc()
+            log.warning("crl_conflict", ca=office.issuer.name, error=str(error))
             self._retry_at = office.clock.monotonic() + CONFLICT_WAIT_S
         except StoreUnavailable:
             raise
@@ -207,7 +240,7 @@ class Series:
         else:
             self._pause_s, self._said = RETRY_FIRST_S, ("", 0.0)
             metrics.CRL_OVERDUE.labels(office.issuer.name).set(0)
-        return 0.0
+        return True
 
     def issue(self, due: Due, *, last: bool = False, let_go: frozenset[bytes] = frozenset()) -> list[Published]:
         """Issue what ``due`` says, with the lease held; raises as Issue.run, and ConfigError."""
@@ -221,7 +254,7 @@ class Series:
         kind = "full" if due.full else "delta"
         metrics.CRLS_ISSUED.labels(office.issuer.name, kind, due.why).inc(len(published))
         metrics.CRL_BUILD_SECONDS.labels(office.issuer.name, kind).set(took)
-        self._look()
+        self.look()
         log.info(
             "crl_issued",
             ca=office.issuer.name,

@@ -44,13 +44,13 @@ class Pace:
     last_took_s: float = 0.0
 
 
-def next_due(crl: CRLConfig, full: Published | None, delta: Published | None, pace: Pace, now: float) -> Due:
-    """Return what is due next; ``full`` and ``delta`` are published, of a sharded CA the ones that are due first.
+def next_due(crl: CRLConfig, full: Published | None, delta: Published | None, pace: Pace, now: float) -> list[Due]:
+    """Return what is due next, first things first; ``full`` and ``delta`` are published, of a sharded CA the ones that are due first.
 
     Of several that are due ``now`` it is the complete one by schedule, which says all that the others would.
     """
     if full is None:
-        return Due(0.0, full=True, regular=True, why="first")
+        return [Due(0.0, full=True, regular=True, why="first")]
     found = [Due(full.next_publication, full=True, regular=True, why="schedule")]
     has_deltas = crl.delta_every is not None
     if has_deltas:
@@ -62,24 +62,27 @@ def next_due(crl: CRLConfig, full: Published | None, delta: Published | None, pa
     if pace.urgent_since is not None and crl.on_revocation:
         at = max(pace.urgent_since + crl.debounce, pace.last_ended + BUILD_SHARE * pace.last_took_s)
         found.append(Due(at, full=not has_deltas, regular=False, why="revocation"))
-    return min(found, key=lambda due: (max(due.at, now), not due.regular, not due.full))
+    return sorted(found, key=lambda due: (max(due.at, now), not due.regular, not due.full))
 
 
-def planned(crl: CRLConfig, due: Due, now: float, full: Published | None) -> tuple[int, int | None]:
+def planned(crl: CRLConfig, now: float, full: Published | None, *, regular: bool) -> tuple[int, int | None]:
     """Return when the next complete and the next delta CRL come after one that is issued ``now``.
 
+    ``regular``: what is issued is a complete one by schedule (``is_regular``).
     A complete CRL between two regular ones leaves the plan as it was: else frequent revocations would put off for ever
     the one after which expired entries may leave.
     """
-    if due.regular or full is None or full.next_publication <= now:
-        next_full = int(now) + crl.every
-    else:
-        next_full = full.next_publication
+    next_full = int(now) + crl.every if regular or full is None else full.next_publication
     if crl.delta_every is None:
         return next_full, None
-    return next_full, min(int(now) + crl.delta_every, next_full)
+    return next_full, min(int(now) + crl.delta_every, max(next_full, int(now)))
 
 
-def becomes_regular(due: Due, now: float, full: Published | None) -> bool:
-    """Say whether what is issued now is a complete CRL by schedule, also where something else asked for it."""
-    return due.full and (due.regular or full is None or full.next_publication <= now)
+def is_regular(due: Due, now: float, full: Published | None, as_of: int) -> bool:
+    """Say whether what is issued now is a complete CRL by schedule, also where something else asked for it.
+
+    Not while the source stands still: the one by schedule is still due then.
+    """
+    if not due.full or full is None:
+        return due.full
+    return (due.regular or full.next_publication <= now) and as_of > full.this_update
