@@ -230,6 +230,8 @@ class Runner:
         consistent = self._is_consistent and report.whole
         believed = (confirmed or consistent) and report.shrunk_from is None
         sees_removals = believed and report.whole and self._loader.lists_issued and not reading.is_blind
+        if getattr(self._loader, "keeps_vanished", False):
+            sees_removals = False  # what is no longer in such a source was issued all the same
         # What the changes have brought in meanwhile is newer than this reading: its rows of those serials are passed over.
         touched = self._catch_up.touched
         reading.kept |= touched
