@@ -33,6 +33,7 @@ from responder.live import (
     encode_replies,
 )
 from responder.log import get_logger
+from responder.model import CertStatus
 from responder.signing import ledger
 from responder.signing.answers import NO_TIME, Moment, Wanted
 from responder.signing.clock_guard import ClockGuard
@@ -79,7 +80,7 @@ class _Draft(NamedTuple):
     @property
     def may_be_kept(self) -> bool:
         """The worker may give it to others until the journal names its bucket."""
-        return _may_be_kept(self.waiting.question, self.texts)
+        return _may_be_kept(self.waiting.question, self.texts, self.singles)
 
 
 @dataclass(slots=True)
@@ -325,7 +326,7 @@ class LiveSigner:
                 may_be_kept,
             )
             # What is not of the kinds that the presigner keeps up is the workers' alone.
-            if may_be_kept and desk.stores(question.hash_name):
+            if may_be_kept and desk.stores(question.hash_name) and draft.texts[0] is not None:
                 to_store.append((draft, signature))
         if to_store:
             try:
@@ -406,6 +407,8 @@ def _draft(
                 extensions = [EXTENDED_REVOKE_DER]
             elif want is None and desk.terms.unassigned == "unknown":
                 want = moment.unknown()
+            elif want is None and moment.terms.unassigned == "good":
+                want = moment.good_unlisted()
         if want is None and any(known):
             # RFC 9919 §3.2.1: the most complete response possible; of this one nothing is known, or no longer.
             want = moment.unknown()
@@ -420,7 +423,7 @@ def _draft(
         except ValueError:
             return ReplyKind.TRY_LATER  # no worker of ours lets such a nonce through
     cutoff = moment.archive_cutoff
-    is_dual = desk.is_dual and _may_be_kept(question, texts)
+    is_dual = desk.is_dual and _may_be_kept(question, texts, singles)
     try:
         encoded = [
             desk.single_response(
@@ -483,13 +486,16 @@ def _record(desk: Desk, drafts: Sequence[_Draft], signatures: Sequence[bytes]) -
     )
 
 
-def _may_be_kept(question: Question, texts: Sequence[str | None]) -> bool:
-    """RFC 6960 §4.4.1: an answer with a nonce is for nobody else; one for an unassigned serial is true today only."""
+def _may_be_kept(question: Question, texts: Sequence[str | None], singles: Sequence[Wanted]) -> bool:
+    """RFC 6960 §4.4.1: an answer with a nonce is for nobody else; one for an unassigned serial is true today only.
+
+    But for good, where the source lists no issued ones: the journal will name the serial once it is revoked.
+    """
     return (
         question.nonce_octets is None
         and len(question.serials) == 1
         and question.hash_name in STORED_HASHES
-        and texts[0] is not None
+        and (texts[0] is not None or singles[0].cert_status == CertStatus.GOOD)
     )
 
 
