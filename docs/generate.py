@@ -269,6 +269,8 @@ _BY_VALIDATOR = {
     "parse_start": "time",
     "key_reference": "file, or pkcs11: URI",
     "mirror_reference": "path or URL",
+    "place_reference": "path or URL",
+    "url_reference": "URL",
     "previous_reference": "file or URL",
 }
 _PATH_VALIDATORS = {"existing", "relative_to_file"}

@@ -247,7 +247,9 @@ class Runner:
         )
         buckets = map_buckets(self._store, ca, spool.count)
         bits = min(SPOOL_BITS, buckets.least_bits)
-        for done in apply_pass(self._store, ca, buckets, self._groups(spool, bits, reading, report, progress), terms):
+        releasing = believed and not self._loader.good_releases_hold
+        groups = self._groups(spool, bits, reading, report, progress, releasing)
+        for done in apply_pass(self._store, ca, buckets, groups, terms):
             report.done.add(done)
             self._go_on()
             meanwhile()
@@ -257,7 +259,7 @@ class Runner:
             reading.presumed.pop(serial_octets, None)
         self._gone = frozenset(report.done.vanished_serials if consistent and sees_removals else ())
         report.removes_next = bool(self._gone)
-        if believed and not self._loader.good_releases_hold:
+        if releasing:
             report.done.add(apply(self._store, ca, reading.released.items(), signal="release", now=now))
         self._presume(reading.presumed, report, now)
         is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
@@ -266,7 +268,7 @@ class Runner:
             self._settle(report, info)
 
     def _groups(
-        self, spool: Spool, bits: int, reading: Reading, report: PassReport, progress: Progress
+        self, spool: Spool, bits: int, reading: Reading, report: PassReport, progress: Progress, releasing: bool
     ) -> Iterator[tuple[int, int, Sequence[SpooledRow]]]:
         done = 0
         for number in range(1 << bits):
@@ -282,6 +284,10 @@ class Runner:
                 for _, serial_octets, text in unique:
                     if text.startswith("revoked"):
                         reading.released.pop(serial_octets, None)
+                if releasing:
+                    # They are brought in as releases, behind the rows: as rows they would be refused first.
+                    reading.kept |= reading.released.keys()
+                    unique = [row for row in unique if row[1] not in reading.released]
             yield number, bits, unique
             progress("comparing", done, spool.count)
 

@@ -159,7 +159,7 @@ class FilePlace:
             stat = self._path.stat()
             # Written twice within one tick of the file system's clock it looks the same: a recent one is read again.
             recent = self._clock.now() - stat.st_mtime < RECENT_S
-            seen = f"{stat.st_mtime_ns}:{stat.st_ino}:{stat.st_size}"
+            seen = f"{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}:{stat.st_size}"
             if seen == self._seen:
                 return None
             with (
@@ -171,6 +171,7 @@ class FilePlace:
                     incoming.write(chunk)
                 fetched = incoming.keep(self._sha256)
         except OSError as error:
+            self._seen = ""
             raise SourceUnavailable(f"{self.name}: cannot be read: {error.strerror}") from error
         self._seen = "" if recent else seen
         if fetched is not None:
