@@ -197,9 +197,10 @@ def _fill(snapshot: Snapshot, store: Store, ca: str, progress: Callable[[int, in
         if number % 256 == 255:
             progress(number + 1, CHUNKS)
     instant = _cut(store, instant, snapshot.put)
-    # What was revoked since the last complete CRL is on this one, even if it had expired before: it may have been on a delta
-    # CRL, and must stay until one complete CRL had it (RFC 5280 §5.2.4).
-    changed = _changed(store, ca, _usable_bases(instant, list(instant.state.bases)))
+    # What was revoked since the last complete CRL by schedule is on this one, even if it had expired before that: it may have
+    # been on a delta CRL or one that was issued in between, and must stay until one by schedule had it (RFC 5280 §3.3, §5.2.4).
+    bases = _usable_bases(instant, list(instant.state.bases)) or {}
+    changed = _changed(store, ca, {slot: replace(base, cut=base.regular_cut) for slot, base in bases.items()} or None)
     _end(store, instant)
     snapshot.seal(instant, changed or ())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from responder.clock import format_utc, parse_utc
@@ -32,13 +32,15 @@ class CRLBase:
 
     ``cut``: by partition, the number of the last journal entry that it has seen. ``history``: ``Store.run_id`` of then;
     under another one journal numbers may mean something else. ``ahead``: serials (hex) whose revocation was known and
-    lay ahead, so that it is not in the CRL.
+    lay ahead, so that it is not in the CRL. ``regular_cut``: the cut of the last complete CRL that was issued by schedule, filled
+    in by ``Store.publish_crls``; what changed since then is not left out yet, however long ago it has expired.
     """
 
     number: int
     cut: tuple[int, ...]
     history: str
     ahead: tuple[str, ...] = ()
+    regular_cut: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,8 @@ class CRLStore(StoreBase):
                 if one.let_go is not None:
                     new[layout.CRL_LET_GO + one.slot] = format_utc(one.let_go)
                 if one.base is not None:
-                    new[layout.CRL_BASE + one.slot] = json.dumps(asdict(one.base))
+                    base = replace(one.base, regular_cut=_regular_cut(one, one.base, fields))
+                    new[layout.CRL_BASE + one.slot] = json.dumps(asdict(base))
                 swaps += [(name, fields.get(name, ""), text) for name, text in new.items()]
                 if not one.mirrored:
                     if fields.get(layout.CRL_NUMBER) != str(one.number):
@@ -257,7 +260,7 @@ class CRLStore(StoreBase):
         history = next((one.base.history for one in publications if one.base is not None), None)
         if history is not None:
             # One of another history is of no use any more (crl/snapshot.py).
-            cuts = [base.cut for base in self.crl_state(ca).bases.values() if base.history == history]
+            cuts = [base.regular_cut for base in self.crl_state(ca).bases.values() if base.history == history]
             self.forget_changes(ca, [min(numbers) for numbers in zip(*cuts, strict=True)])
 
     def end_crls(self, ca: str, at: float) -> None:
@@ -319,12 +322,19 @@ def _check_follows(one: Publication, stands: str | None) -> None:
         raise CommitConflict(f"{one.slot}: a CRL of {format_utc(this_update)} is published, and this one is older")
 
 
+def _regular_cut(one: Publication, base: CRLBase, fields: Mapping[str, str]) -> tuple[int, ...]:
+    before = fields.get(layout.CRL_BASE + one.slot)
+    if one.regular or before is None or _base(before).history != base.history:
+        return base.cut
+    return _base(before).regular_cut
+
+
 def _base(text: str) -> CRLBase:
     raw = json.loads(text)
-    base = CRLBase(int(raw["number"]), tuple(raw["cut"]), str(raw["history"]), tuple(raw["ahead"]))
-    if len(base.cut) != layout.PARTITIONS or not all(isinstance(number, int) for number in base.cut):
-        raise ValueError(f"a base's cut must have {layout.PARTITIONS} numbers")
-    return base
+    cut, regular_cut = (tuple(int(number) for number in raw[name]) for name in ("cut", "regular_cut"))
+    if len(cut) != layout.PARTITIONS or len(regular_cut) != layout.PARTITIONS:
+        raise ValueError(f"a base's cuts must have {layout.PARTITIONS} numbers")
+    return CRLBase(int(raw["number"]), cut, str(raw["history"]), tuple(raw["ahead"]), regular_cut)
 
 
 def _pieces(size: int) -> int:

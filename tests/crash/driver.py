@@ -89,7 +89,9 @@ def _issue(task: dict[str, Any]) -> str:
             )
             one = depot.put(fresh, one)
             base = snapshot.base(number, snapshot.as_of)
-            store.publish_crls(ca, [Publication("full", one.to_text(), number, one.this_update, base=base)])
+            store.publish_crls(
+                ca, [Publication("full", one.to_text(), number, one.this_update, regular=True, base=base)]
+            )
     except CommitConflict as conflict:
         return f"refused: {conflict}"
     finally:

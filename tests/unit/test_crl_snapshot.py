@@ -70,12 +70,12 @@ def revoke(store: Store, *octets: bytes, text: str = REVOKED) -> None:
         put(store, {one: text}, "revoked")
 
 
-def publish(store: Store, snapshot: Snapshot, number: int, slot: str = "full", now: float = NOW) -> None:
-    """Publish the complete CRL of a snapshot as a base."""
+def publish(store: Store, snapshot: Snapshot, number: int, slot: str = "full", *, regular: bool = True) -> None:
+    """Publish the complete CRL of a snapshot as a base; ``regular``: by schedule."""
     store.reserve_number(CA, store.crl_state(CA).number, number)
     said = f'{{"number": {number}, "this_update": {snapshot.as_of}}}'
-    base = snapshot.base(number, now)
-    store.publish_crls(CA, [Publication(slot, said, number, snapshot.as_of, base=base)])
+    base = snapshot.base(number, NOW)
+    store.publish_crls(CA, [Publication(slot, said, number, snapshot.as_of, regular=regular, base=base)])
 
 
 # --- complete -----------------------------------------------------------------------------------------------------------
@@ -365,18 +365,22 @@ def test_a_revocation_dated_ahead_at_the_base_comes_with_the_deltas(
     assert gone is not None
 
 
-def test_what_a_delta_had_is_on_one_complete_crl_however_late(store: Store, take: Callable[..., Snapshot]) -> None:
-    """DLT-06: what was revoked since the last complete CRL is told without its expiry, so that nothing drops it, once."""
+def test_what_a_delta_had_stays_until_a_crl_by_schedule_had_it(store: Store, take: Callable[..., Snapshot]) -> None:
+    """DLT-06, CRL-09: what was revoked since the last one is told without its expiry, so that nothing drops it."""
     old, late = serials(2)
     put(store, {old: EXPIRED, late: GOOD})
     store.keep_changes(CA)
     publish(store, take(), 1)
     revoke(store, late, text=EXPIRED)
-    snapshot = take()
-    assert records(snapshot.chunks()) == {old: EXPIRED, late: EXPIRED.partition(" exp=")[0]}
-    terms = Terms(NOW, drop_expired_before=NOW)
-    assert sum(encode_entries(chunk, terms).count for chunk in snapshot.chunks()) == 1
-    publish(store, snapshot, 2)
+    for number, regular in ((2, False), (3, True)):
+        snapshot = take()
+        assert records(snapshot.chunks()) == {old: EXPIRED, late: EXPIRED.partition(" exp=")[0]}
+        terms = Terms(NOW, drop_expired_before=NOW)
+        assert sum(encode_entries(chunk, terms).count for chunk in snapshot.chunks()) == 1
+        publish(store, snapshot, number, regular=regular)
+        changes = take_changes(store, CA, ["full"])
+        assert changes is not None
+        assert records(changes.chunks("full")) == {}, "it is in the base"
     assert records(take().chunks()) == {old: EXPIRED, late: EXPIRED}
 
 

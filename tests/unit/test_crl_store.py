@@ -257,7 +257,7 @@ def test_what_is_published_never_goes_back(each_redis: RedisServer) -> None:
     def publish(number: int, this_update: int, slot: str = "full", **more: Any) -> None:
         store.publish_crls(CA, [Publication(slot, text(number, this_update), number, this_update, **more)])
 
-    base = CRLBase(5, tuple(range(16)), "run/history", ("0a",))
+    base = CRLBase(5, tuple(range(16)), "run/history", ("0a",), tuple(range(16)))
     store.reserve_number(CA, 0, 5)
     publish(5, 1_800_000_000, regular=True, let_go=1_700_000_000, base=base)
     publish(5, 1_800_000_000)  # its reply was lost
@@ -307,7 +307,7 @@ def test_mirrored_crls_have_their_issuer_s_numbers(each_redis: RedisServer) -> N
     [
         ("number", "x"),
         ("base:full", "[]"),
-        ("base:full", '{"number":1,"cut":[1],"history":"","ahead":[]}'),
+        ("base:full", '{"number":1,"cut":[1],"regular_cut":[1],"history":"","ahead":[]}'),
         ("let_go:full", "soon"),
     ],
 )
