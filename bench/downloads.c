@@ -19,7 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_CONNECTIONS = 2048, MAX_HEAD = 4096, MOST_AT_ONCE = 1 << 20, STEP_NS = 20000000 };
+/* Each slow connection takes what is due to it every STEPS milliseconds; not all at once, as they would not anywhere. */
+enum { MAX_CONNECTIONS = 2048, MAX_HEAD = 4096, MOST_AT_ONCE = 1 << 20, STEP_NS = 1000000, STEPS = 20 };
 
 struct connection {
     int fd; /* -1: over */
@@ -104,7 +105,7 @@ static void take(struct connection *one) {
 int main(int argc, char **argv) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct epoll_event event = {.events = EPOLLIN}, events[256];
-    int count, epoll_fd = epoll_create1(0), index;
+    int count, epoll_fd = epoll_create1(0), index, step = 0;
     uint64_t octets = 0, least = UINT64_MAX;
     int64_t ends;
     if (argc != 7 || (count = atoi(argv[4])) < 1 || count > MAX_CONNECTIONS) return 2;
@@ -126,10 +127,11 @@ int main(int argc, char **argv) {
     ends = began + (int64_t)(atof(argv[6]) * 1e9);
     while (now_ns() < ends) {
         if (rate > 0) {
-            struct timespec step = {0, STEP_NS};
-            for (index = 0; index < count; index++)
+            struct timespec pause = {0, STEP_NS};
+            step = (step + 1) % STEPS;
+            for (index = step; index < count; index += STEPS)
                 if (connections[index].fd >= 0) take(&connections[index]);
-            nanosleep(&step, NULL);
+            nanosleep(&pause, NULL);
         } else {
             int ready = epoll_wait(epoll_fd, events, 256, 100);
             for (index = 0; index < ready; index++) take(&connections[events[index].data.u32]);
