@@ -74,6 +74,8 @@ def make_demo_ca(directory: Path, certificates: int, listen: str, progress: Call
     _make_signer(directory, ca_name, ca_key, authority, now)
 
     url = f"http://{listen}/"
+    crl_url = x509.UniformResourceIdentifier(f"{url}crl/quickstart.crl")
+    crl_points = x509.CRLDistributionPoints([x509.DistributionPoint([crl_url], None, None, None)])
     leaf_key = ec.generate_private_key(ec.SECP256R1())  # one key for all: it is a demo, and keys take time
     lines: list[str] = []
     good = revoked = ""
@@ -94,6 +96,7 @@ def make_demo_ca(directory: Path, certificates: int, listen: str, progress: Call
                 ),
                 critical=False,
             )
+            .add_extension(crl_points, critical=False)
             .sign(ca_key, hashes.SHA256())
         )
         serial = _index_serial(certificate.serial_number)
@@ -224,4 +227,5 @@ name = "quickstart"
 certificate = "ca.pem"
 source = {{ type = "openssl", path = "index.txt" }}
 ocsp = {{ certificate = "ocsp.pem", key = "ocsp.key", validity = "4d" }}
+crl = {{ issue = true, key = "ca.key", validity = "7d", every = "12h", delta_every = "1h", shards = 1, url = "http://{listen}/crl/quickstart.crl" }}
 """

@@ -1,4 +1,4 @@
-"""``revocast quickstart``: a CA, its certificates, a signer and a responder, in one command."""
+"""``revocast quickstart``: a CA, its certificates, a signer, a responder and a CRL, in one command."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from responder.cli.demo_ca import DemoCA, find_demo_ca, make_demo_ca
 from responder.cli.operate import supervise
 from responder.config import load_config, parse_listen
+from responder.config_crl import FULL
 from responder.errors import OperatorError
 from responder.log import configure_logging
 from responder.roles.presign import presign_all
+from responder.roles.publish import publish_all
 from responder.roles.supervisor import ALL_ROLES
 from responder.store.embedded import connect_or_start
 
@@ -33,7 +35,7 @@ def quickstart(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to serve.")] = "127.0.0.1:8080",
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve when all is signed.")] = True,
 ) -> None:
-    """Make a CA in OpenSSL's layout, load it, sign every answer, and serve."""
+    """Make a CA in OpenSSL's layout, load it, sign every answer, issue its CRL, and serve."""
     configure_logging("quickstart", "warning", "console")
     try:
         parse_listen(listen)
@@ -53,7 +55,13 @@ def quickstart(
             signing = progress.add_task("Signing every answer", total=report.listed)
             presign_all(demo.config, lambda done: progress.update(signing, completed=min(done, report.listed)))
             progress.update(signing, completed=report.listed)
-    _print_commands(demo, listen if not config.http.listen else _spell(config.http.listen[0]))
+            listed = progress.add_task("Issuing the CRL", total=None)
+            crls = publish_all(demo.config, lambda _, done: progress.update(listed, completed=done))
+            entries = sum(crl.entries for crl in crls)
+            progress.update(listed, total=entries, completed=entries)
+    crl = config.ca[0].crl
+    address = listen if not config.http.listen else _spell(config.http.listen[0])
+    _print_commands(demo, address, crl.url_of(FULL) if crl is not None else None)
     if serve:
         supervise(demo.config, ALL_ROLES)
 
@@ -74,10 +82,16 @@ def _spell(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _print_commands(demo: DemoCA, address: str) -> None:
-    """Print what to paste into another terminal."""
+def _print_commands(demo: DemoCA, address: str, crl_url: str | None) -> None:
+    """Print what to paste into another terminal. ``crl_url`` None: a CA made before there were CRLs."""
     certificates = demo.directory / "newcerts"
     ask = f"openssl ocsp -issuer {demo.directory}/ca.pem -CAfile {demo.directory}/ca.pem -url http://{address}/ -cert"
+    read = f"openssl crl -inform DER -in quickstart.crl -CAfile {demo.directory}/ca.pem -noout -crlnumber -nextupdate"
+    fetch = (
+        f"\n  # the CRL: every revoked certificate\n  curl -sS -o quickstart.crl {crl_url} && {read}\n"
+        if crl_url
+        else ""
+    )
     path = get_path(demo.directory / "ca.pem", certificates / f"{demo.good_serial}.pem")
     print(
         f"""
@@ -91,7 +105,7 @@ Everything is signed. Ask in another terminal:
 
   # the same question as a GET
   curl -sS -o answer.der http://{address}/{path} && openssl ocsp -respin answer.der -resp_text -noverify
-""",
+{fetch}""",
         flush=True,
     )
 

@@ -161,6 +161,11 @@ class Series:
         return self._try()
 
     @property
+    def has_crls(self) -> bool:
+        """Say whether every complete CRL is published, in date or not."""
+        return self._full is not None
+
+    @property
     def is_ended(self) -> bool:
         """Say whether the CA's last CRL was issued: nothing is, after that."""
         return self._ended or (self._full is not None and self._full.is_last)

@@ -7,15 +7,18 @@ which starts it again when it ends, also on SIGHUP with the changed configuratio
 from __future__ import annotations
 
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from responder import audit
-from responder.audit_anchor import role_log
+from responder.audit_anchor import command_log, role_log
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
+from responder.crl.issue import Progress
+from responder.crl.published import Published
 from responder.crl.publisher import Publisher, Stopped, open_series
 from responder.errors import SignerEnded, SignerUnavailable, SourceUnavailable, StoreUnavailable
 from responder.issuers import Issuers
@@ -60,6 +63,26 @@ def check_keys(settings: Config, config_file: str, clock: Clock) -> None:
             open_crl_signer(issuer, settings.data_dir, clock.now(), config_file).close()
         except (SignerEnded, SignerUnavailable) as error:
             log.error("crl_signer_unavailable", ca=issuer.name, error=str(error))
+
+
+def publish_all(config_file: Path, progress: Progress = lambda _what, _done: None) -> list[Published]:
+    """Issue the first CRLs of every CA that has none yet; returns what is published then of complete ones.
+
+    Raises ConfigError, SignerUnavailable, StoreUnavailable, PublicationRefused.
+    """
+    settings, clock = load_config(config_file), SystemClock()
+    found: list[Published] = []
+    with Store.connect(settings, "publish") as store, command_log(settings, config_file, store):
+        for issuer in Issuers.from_config(settings, str(config_file)):
+            if issuer.config.crl is None or not issuer.config.crl.issue:
+                continue
+            with closing(open_series(settings, str(config_file), issuer, store, clock, progress)) as series:
+                series.look()
+                if not series.has_crls:
+                    series.now(full=True)
+                slots = issuer.config.crl.complete_slots
+                found += [one for slot in slots if (one := series.office.published(slot)) is not None]
+    return found
 
 
 def _publish(settings: Config, config_file: str) -> None:

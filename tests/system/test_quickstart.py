@@ -1,4 +1,4 @@
-"""The quickstart as a new user runs it: one command makes, loads, signs and serves; its three commands say what it says."""
+"""The quickstart as a new user runs it: one command makes, loads, signs and serves; its four commands say what it says."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def test_the_ca_has_openssls_layout(made: tuple[Path, str]) -> None:
 
 
 def test_the_printed_commands_say_what_they_promise(made: tuple[Path, str], tmp_path: Path) -> None:
-    """A second run goes on with the CA and serves; each printed command, pasted into a shell, says good or revoked."""
+    """A second run goes on with the CA and serves; each printed command, pasted into a shell, says good or revoked, or verifies the CRL."""
     need("openssl", "curl")
     folder, printed = made
-    good, revoked, get = [
+    good, revoked, get, crl = [
         line.strip() for line in printed.splitlines() if line.strip().startswith(("openssl ocsp", "curl "))
     ]
     with (folder / "revocast.toml").open("a") as config:
@@ -91,6 +91,12 @@ def test_the_printed_commands_say_what_they_promise(made: tuple[Path, str], tmp_
         assert "Reason: " in said(revoked)
         assert "OCSP Response Status: successful" in said(get)
         assert "Cert Status: good" in said(get)
+        listed = said(crl)
+        assert "verify OK" in listed
+        assert "crlNumber=" in listed
+        text = said("openssl crl -inform DER -in quickstart.crl -noout -text")
+        assert Path(revoked.split()[-1]).stem in text
+        assert 0 < text.count("Serial Number:") <= CERTIFICATES // 10  # those that have expired leave after the first one
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(10) == 0
