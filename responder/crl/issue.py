@@ -199,6 +199,8 @@ class Issue:
             dataclasses.replace(one.publication, text=put.to_text()) for one, put in zip(made, published, strict=True)
         ]
         office.store.publish_crls(instant.ca, publications)
+        if office.share:
+            self._drop_replaced(published)
         if self._last:
             office.store.end_crls(instant.ca, office.clock.now())
         return published
@@ -415,6 +417,14 @@ class Issue:
             assert one.next_update is not None  # noqa: S101 - ours have one
             path = self._office.depot.path(one)
             self._office.store.put_crl_body(one.ca_id, one.sha256, _pieces(path), one.next_update)
+
+    def _drop_replaced(self, published: Sequence[Published]) -> None:
+        """Make room; who is fetching one of those finds it gone, and fetches what took its place."""
+        for one in published:
+            with contextlib.suppress(ValueError, KeyError):
+                before = Published.from_text(self._state.published[one.slot])
+                if before.sha256 != one.sha256:
+                    self._office.store.drop_crl_body(before.ca_id, before.sha256, before.size)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

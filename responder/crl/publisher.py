@@ -19,6 +19,7 @@ from responder.crl.depot import DIRECTORY, Depot
 from responder.crl.fetch import FetchTerms, open_place
 from responder.crl.issue import Issue, NoNews, Office, Progress
 from responder.crl.published import Published
+from responder.crl.replica import Replica
 from responder.crl.schedule import Due, Pace, next_due
 from responder.errors import (
     CommitConflict,
@@ -31,7 +32,7 @@ from responder.errors import (
     SourceUnavailable,
     StoreUnavailable,
 )
-from responder.issuers import Issuer, load_issuer
+from responder.issuers import Issuer, Issuers, load_issuer
 from responder.log import get_logger
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.crl_signer import CRLSigner, open_crl_signer
@@ -100,9 +101,16 @@ class Series:
     """One CA's CRLs. ``turn`` issues what is due; ``note`` hears what the journal says."""
 
     def __init__(
-        self, office: Office, keys: Keys, holder: str, *, progress: Progress = lambda _what, _done: None
+        self,
+        office: Office,
+        keys: Keys,
+        holder: str,
+        *,
+        replica: Replica | None = None,
+        progress: Progress = lambda _what, _done: None,
     ) -> None:
-        """``holder`` names this process in the lease."""
+        """``holder`` names this process in the lease; ``replica`` brings what other machines have issued."""
+        self._replica = replica
         self.office = office
         self._keys = keys
         self._holder = holder
@@ -190,7 +198,9 @@ class Series:
         return next_due(self.office.crl, self._full, self._delta, self._pace, self.office.clock.now())
 
     def look(self) -> None:
-        """See what is published by now."""
+        """See what is published by now, here or by another machine. Raises StoreUnavailable."""
+        if self._replica is not None:
+            self._replica.look()
         self._full, self._delta = self.office.first_due()
         shards = self.office.crl.shards
         self._look_at = self.office.clock.monotonic() + LOOK_AGAIN_S * max(1, shards / SHARDS_AT_A_LOOK)
@@ -338,7 +348,9 @@ def open_series(
     foreign = fetch_previous(crl, issuer, store, depot, clock)
     office = Office(issuer, store, depot, clock, share, foreign)
     holder = f"{config.audit.machine_name}:{os.getpid()}"
-    return Series(office, Keys(issuer, config, config_file, clock), holder, progress=progress)
+    keys = Keys(issuer, config, config_file, clock)
+    replica = Replica(store, depot, Issuers([issuer])) if share else None
+    return Series(office, keys, holder, replica=replica, progress=progress)
 
 
 def fetch_previous(crl: CRLConfig, issuer: Issuer, store: Store, depot: Depot, clock: Clock) -> Path | None:

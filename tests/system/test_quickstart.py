@@ -96,7 +96,8 @@ def test_the_printed_commands_say_what_they_promise(made: tuple[Path, str], tmp_
         assert "crlNumber=" in listed
         text = said("openssl crl -inform DER -in quickstart.crl -noout -text")
         assert Path(revoked.split()[-1]).stem in text
-        assert 0 < text.count("Serial Number:") <= CERTIFICATES // 10  # those that have expired leave after the first one
+        # Those that have expired leave after the first one.
+        assert 0 < text.count("Serial Number:") <= CERTIFICATES // 10
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(10) == 0

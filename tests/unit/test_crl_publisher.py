@@ -12,6 +12,7 @@ from cryptography import x509
 from structlog.testing import capture_logs
 
 from responder.clock import format_utc
+from responder.crl.depot import DIRECTORY, Depot
 from responder.errors import SignerUnavailable
 from tests.crl_office import DAY_S, HELD, HOUR_S, REVOKED, URL, CRLOffice
 from tests.signing_room import GOOD
@@ -322,3 +323,29 @@ def test_nothing_before_the_source_was_read(make_office: MakeOffice) -> None:
     office.new_publisher()
     office.pass_time(60, source_is_read=False)
     assert office.number() is None
+
+
+def test_another_machines_crls(make_office: MakeOffice) -> None:
+    """DST-05: what one machine has issued the other has on its disk, does not issue again, and follows upon."""
+    office = make_office('delta_every = "1h", url = "http://crl.example.test/corp.crl"')
+    office.turn()
+    first = office.depot
+    office.room.reconfigure("[redis]", 'data_dir = "other"\n[redis]')
+    office.new_publisher()
+    office.depot = Depot(office.room.config.data_dir / DIRECTORY)
+    assert office.depot.root != first.root
+    office.settle()
+    assert office.read().number == 1
+    office.revoke(1)
+    office.settle()
+    assert office.read("delta").serials.keys() == {1}
+    office.pass_time(12 * HOUR_S)
+    assert office.read().number == office.read("delta").number
+    for slot in ("full", "delta"):
+        ours = office.depot.get("corp", slot)
+        assert ours is not None
+        store = office.series.office.store
+        body = b"".join(store.read_crl_body(office.room.issuer.id, ours.sha256, ours.size))
+        assert body == office.depot.path(ours).read_bytes()
+    bodies = office.room.server.client().keys("rc:crl:*:body:*")
+    assert len(bodies) == 2  # those that were replaced have made room
