@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +114,21 @@ def _ended(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[Server]:
-    """PostgreSQL."""
+    """PostgreSQL, for the whole session."""
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[Server]:
+    """MariaDB, for the whole session."""
+    with running_mariadb() as server:
+        yield server
+
+
+@contextmanager
+def running_postgresql() -> Iterator[Server]:
+    """Run a PostgreSQL server."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     binaries = found[-1].parent if found else None
     if binaries is None:
@@ -146,9 +161,9 @@ def postgresql_server() -> Iterator[Server]:
         shutil.rmtree(base, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def mariadb_server() -> Iterator[Server]:
-    """MariaDB."""
+@contextmanager
+def running_mariadb() -> Iterator[Server]:
+    """Run a MariaDB server."""
     binary = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
     if not Path(binary).exists():
         _missing("MariaDB")
