@@ -1,0 +1,189 @@
+"""CSV and JSON Lines by a mapping: the contract, and what files of others hold."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loaders.base import Loader, Row
+from loaders.contract_suite import NOW, ContractSource, LoaderContract, read, rows_of
+from loaders.delimited import DelimitedLoader, DelimitedOptions
+from loaders.registry import check_options
+from responder.errors import ConfigError, SourceUnavailable
+from responder.issuers import Issuer
+from responder.model import Status
+from tests.database_room import issuer_of
+
+MAPPED: dict[str, Any] = {
+    "serial": "serial",
+    "serial_base": "hex",
+    "status": "status",
+    "reason": "reason",
+    "revoked_at": "revoked",
+    "not_after": "end",
+}
+NAMES = ("serial", "status", "reason", "revoked", "end")
+
+
+class FileSource(ContractSource):
+    """A file of either format."""
+
+    def __init__(self, path: Path, issuer: Issuer, kind: str, **options: Any) -> None:
+        self.path, self.issuer, self.kind = path, issuer, kind
+        self.options = MAPPED | {"path": str(path), "format": kind} | options
+        self.written = 0
+
+    def open(self) -> Loader:
+        options = check_options(DelimitedOptions, self.options, "corp", "revocast.toml")
+        return DelimitedLoader(options, self.issuer, [], self.clock)
+
+    def put(self, rows: Sequence[dict[str, Any]], *raw: bytes) -> None:
+        text = io.StringIO()
+        if self.kind == "csv":
+            writer = csv.DictWriter(text, NAMES, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            text.writelines(json.dumps(row) + "\n" for row in rows)
+        self.path.write_bytes(text.getvalue().encode() + b"".join(raw))
+        self.written += 1
+        os.utime(self.path, (NOW - 1000 + self.written, NOW - 1000 + self.written))
+
+    def rows(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        made = []
+        for serial, text in rows:
+            status, words = Status.from_text(text), text.split(" ")
+            made.append(
+                {
+                    "serial": ":".join(f"{octet:02x}" for octet in serial),
+                    "status": status.cert_status.name,
+                    "reason": status.reason.asn1_name if status.reason is not None else "",
+                    "revoked": words[1] if status.revoked_at is not None else "",
+                    "end": text.partition("exp=")[2].replace("Z", "+00:00").replace("T", " "),
+                }
+            )
+        return made
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self.put(self.rows(rows))
+
+    def write_hostile(self, rows: Sequence[Row]) -> int:
+        hostile: list[dict[str, Any]] = [
+            {"serial": "ab" * 65536, "status": "good"},
+            {"serial": "xyz", "status": "good"},
+            {"serial": "\0", "status": "good"},
+            {"serial": "70", "status": "perhaps"},
+            {"serial": "71", "status": "revoked", "reason": "4000", "revoked": "2026-01-01T00:00:00Z"},
+            {"serial": "72", "status": "good", "end": "10000-01-01T00:00:00Z"},
+            {"serial": "73", "status": "revoked", "revoked": "yesterday"},
+        ]
+        raw = (
+            (b"\xff\xfe,good,,,\n", b"74,good\n")
+            if self.kind == "csv"
+            else (b'{"serial": "\xff"}\n', b"[1]\n", b"{{\n", b"[" * 5000 + b"\n")
+        )
+        self.put([*self.rows(rows), *hostile], *raw)
+        return len(hostile) + len(raw)
+
+    def take_away(self) -> None:
+        self.path.unlink()
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+    return issuer_of(tmp_path_factory.mktemp("ca"), "delimited")
+
+
+@pytest.fixture(params=["csv", "jsonl"])
+def source(request: pytest.FixtureRequest, tmp_path: Path, issuer: Issuer) -> FileSource:
+    return FileSource(tmp_path / "export", issuer, request.param)
+
+
+class TestDelimited(LoaderContract):
+    """Both formats."""
+
+    @pytest.fixture(params=["csv", "jsonl"])
+    def source(self, request: pytest.FixtureRequest, tmp_path: Path, issuer: Issuer) -> ContractSource:
+        return FileSource(tmp_path / "export", issuer, request.param)
+
+
+def test_an_export_is_known_as_of_its_mtime(source: FileSource) -> None:
+    source.put([])
+    for is_live, as_of in ((False, NOW - 999), (True, NOW)):
+        source.options["live"] = is_live
+        loader = source.open()
+        snapshot = loader.snapshot()
+        snapshot.close()
+        assert (snapshot.as_of, loader.follows_clock) == (as_of, is_live)
+
+
+def test_members_of_members(tmp_path: Path, issuer: Issuer) -> None:
+    """Inner members by a dot; numbers as numbers; what is not there is nothing; status by the revocation's time alone."""
+    source = FileSource(
+        tmp_path / "x",
+        issuer,
+        "jsonl",
+        serial="cert.serial",
+        serial_base="dec",
+        status=None,
+        revoked_at="revocation.at",
+        reason="revocation.code",
+        time="ms",
+        not_after=None,
+    )
+    source.put(
+        [
+            {"cert": {"serial": 18_446_744_073_709_551_617}},
+            {"cert": {"serial": "12"}, "revocation": {"at": 1_767_323_045_123, "code": 9}},
+            {"cert": {"serial": 1.5}},
+            {"cert": []},
+        ]
+    )
+    batches = read(source.open().snapshot())
+    assert rows_of(batches) == {
+        b"\1" + bytes(7) + b"\1": "good",
+        b"\x0c": "revoked 2026-01-02T03:04:05Z privilegeWithdrawn",
+    }
+    assert [row.row for batch in batches for row in batch.rejected] == ["3", "4"]
+
+
+def test_a_column_that_is_not_there(tmp_path: Path, issuer: Issuer) -> None:
+    """Also for a file of another kind: nothing of it is read."""
+    source = FileSource(tmp_path / "x", issuer, "csv", delimiter=";")
+    source.put([{"serial": "1", "status": "good"}])
+    with pytest.raises(SourceUnavailable, match=r"has no column 'serial'; there are 'serial,status"):
+        read(source.open().snapshot())
+
+
+def test_other_encodings(tmp_path: Path, issuer: Issuer) -> None:
+    source = FileSource(tmp_path / "x", issuer, "csv", encoding="utf-16")
+    source.path.write_text("serial,status,reason,revoked,end\r\n0A,Gültig,,,\r\n", "utf-16")
+    source.options["good"] = ["GÜLTIG"]
+    assert rows_of(read(source.open().snapshot())) == {b"\x0a": "good"}
+    with pytest.raises(ConfigError, match=r"source\.encoding: .*no encoding"):
+        check_options(DelimitedOptions, source.options | {"encoding": "klingon"}, "corp", "x")
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=300), kind=st.sampled_from(["csv", "jsonl"]))
+def test_whatever_a_file_holds(
+    tmp_path_factory: pytest.TempPathFactory, issuer: Issuer, data: bytes, kind: str
+) -> None:
+    """Rows, rejected rows or SourceUnavailable, and nothing else; every row is a status."""
+    source = FileSource(tmp_path_factory.getbasetemp() / f"fuzz.{kind}", issuer, kind)
+    source.put([{"serial": "01", "status": "good"}], data)
+    try:
+        found = rows_of(read(source.open().snapshot()))
+    except SourceUnavailable:
+        return
+    for text in found.values():
+        assert Status.from_text(text).to_text() == text
