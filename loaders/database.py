@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -157,7 +157,7 @@ class Database:
                 return
             page = connection.execute(ordered.where(key > page[-1][at])).fetchall()
 
-    def stream(self, connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[Sequence[Any]]:
+    def stream(self, connection: sa.Connection, statement: sa.Select[Any]) -> Generator[Sequence[Any], None, None]:
         """Yield a statement's rows in its own order, through a cursor of the server's."""
         streaming = statement.execution_options(stream_results=True, max_row_buffer=PAGE_ROWS)
         with connection.execute(streaming) as result:

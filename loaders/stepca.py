@@ -1,4 +1,4 @@
-"""Reads the database of smallstep step-ca: bbolt file or badger v2 directory (docs/loaders/stepca.md).
+"""Reads the database of smallstep step-ca: bbolt file, badger v2 directory, MySQL or PostgreSQL (docs/loaders/stepca.md).
 
 Two of its buckets count: ``x509_certs`` (decimal serial → DER) and ``revoked_x509_certs`` (decimal serial → JSON). The
 revocations are held in memory, some 200 octets each, the certificates pass by. A revocation is never taken back, and
@@ -8,17 +8,20 @@ step-ca knows no hold. Made by loaders/registry.py, read by loaders/runner.py.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol
 
+import sqlalchemy as sa
 from pydantic import Field
 
 from loaders.badger import BadgerDirectory, split_key
 from loaders.base import LoaderOptions
 from loaders.bbolt import BboltFile, read_meta
+from loaders.database import Database
+from loaders.database_file import DatabaseFileOptions, copy_time, table
 from loaders.entries import (
     Doubts,
     Item,
@@ -55,20 +58,18 @@ class Bucketed(Protocol):
         ...
 
 
-class StepCaOptions(LoaderOptions):
+class StepCaOptions(DatabaseFileOptions):
     """The keys of ``source = { type = "stepca", … }``."""
 
-    path: AnyPath = Field(description="The bbolt file or the badger v2 directory: db.dataSource of step-ca's ca.json.")
+    path: AnyPath | None = Field(
+        None,
+        description="The bbolt file or the badger v2 directory: db.dataSource of step-ca's ca.json; instead of url.",
+    )
     is_copy: bool = Field(
         False,
         alias="copy",
         description="The path is a copy: what it says is known as of its mtime, of a directory that of its newest file.",
     )
-
-    @property
-    def shared_key(self) -> str:
-        """The intermediates of an authority share its database."""
-        return os.path.realpath(self.path)
 
 
 class StepRows:
@@ -217,6 +218,39 @@ class BadgerReading:
         """Do nothing: a log is open only while it is read."""
 
 
+class SqlReading:
+    """One read-only transaction of MySQL or PostgreSQL, where a bucket is a table of two columns."""
+
+    def __init__(self, database: Database) -> None:
+        self._stack = ExitStack()
+        self._database = database
+        self._connection: sa.Connection | None = None
+        self.whole = True
+
+    def items(self, bucket: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the keys and values of a bucket; raises SourceUnavailable."""
+        try:
+            if self._connection is None:
+                self._connection = self._stack.enter_context(self._database.reading())
+            found = table(self._connection, bucket.decode(), ("nkey", "nvalue"), self._database.name)
+            statement = sa.select(found.c.nkey, found.c.nvalue).order_by(found.c.nkey)
+            with closing(self._database.stream(self._connection, statement)) as pages:
+                for page in pages:
+                    for key, value in page:
+                        yield _octets(key), _octets(value)
+        except sa.exc.SQLAlchemyError as error:
+            said = " ".join(str(getattr(error, "orig", None) or error).split())[:500]
+            raise SourceUnavailable(f"{self._database.name}: cannot be read: {said}") from error
+
+    def close(self) -> None:
+        """End the transaction."""
+        self._stack.close()
+
+
+def _octets(value: object) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value) if isinstance(value, bytes | memoryview) else b""
+
+
 class StepCaLoader:
     """One database of step-ca for one CA."""
 
@@ -226,15 +260,19 @@ class StepCaLoader:
 
     def __init__(self, options: LoaderOptions, issuer: Issuer, _siblings: Sequence[Issuer], clock: Clock) -> None:
         assert isinstance(options, StepCaOptions)  # noqa: S101 - the registry checks options by our own model
-        self.name = str(options.path)
+        self.name = options.shown_url
         self._path = options.path
+        self._database = None if options.path is not None else Database(options)
         self._is_copy = options.is_copy
         self._clock = clock
         self._owner = CertificateOwner(issuer)
-        self.follows_clock = not options.is_copy
+        self.follows_clock = options.path is not None and not options.is_copy
+        self.consistent = options.path is None  # one transaction sees one state
 
     def peek(self) -> str:
-        """Return the state of the file, or of the directory's logs; raises SourceUnavailable."""
+        """Return the state of the file, or of the directory's logs; of a server always the same. Raises SourceUnavailable."""
+        if self._path is None:
+            return ""
         if self._path.is_dir():
             try:
                 return BadgerDirectory(self._path).state()
@@ -245,16 +283,23 @@ class StepCaLoader:
     def snapshot(self) -> ItemSnapshot:
         """Open the database for one reading; raises SourceUnavailable."""
         as_of = self._as_of()
-        database = BadgerReading(self._path) if self._path.is_dir() else BboltReading(self._path)
+        database = self._open()
         rows = StepRows(self.name, self._owner, as_of)
         return ItemSnapshot(rows.items(database), as_of, is_whole=lambda: database.whole, let_go=database.close)
 
+    def _open(self) -> Bucketed:
+        if self._database is not None:
+            return SqlReading(self._database)
+        assert self._path is not None  # noqa: S101 - the options have the one or the other
+        return BadgerReading(self._path) if self._path.is_dir() else BboltReading(self._path)
+
     def _as_of(self) -> float:
         now = self._clock.now()
-        if not self._is_copy:
+        if not self._is_copy or self._path is None:
             return now
+        if not self._path.is_dir():
+            return copy_time(self._path, self._clock)
         try:
-            files = list(self._path.iterdir()) if self._path.is_dir() else [self._path]
-            return min(now, max((one.stat().st_mtime for one in files), default=0.0))
+            return min(now, max((one.stat().st_mtime for one in self._path.iterdir()), default=0.0))
         except OSError as error:
             raise SourceUnavailable(f"{self._path}: cannot be read: {error.strerror}") from error
