@@ -174,8 +174,8 @@ class Issue:
             changes = snapshot.changes(office.store, office.crl.complete_slots)
             wanted += self._deltas(changes) if changes is not None else []
         published = self._publish(snapshot.instant, wanted, snapshot, stack)
-        if has_deltas:
-            office.store.forget_changes(ca, snapshot.instant.cut)
+        if not has_deltas:
+            office.store.drop_changes(ca)  # in case there were deltas before
         return published
 
     def _deltas(self, changes: ChangeSet) -> list[_Wanted]:

@@ -137,3 +137,24 @@ def test_ahead_and_expired_on_deltas(make_office: MakeOffice) -> None:
     assert office.read().serials[1] == "superseded"
     office.pass_time(DAY_S)
     assert 1 not in office.read().serials
+
+
+def test_what_was_replaced_makes_room_in_redis(make_office: MakeOffice) -> None:
+    """Other machines find the body of what is published, and memory holds no more of them; changes are kept for deltas alone."""
+    office = make_office(WITH_DELTAS)
+    store, ca = office.room.new_store(), office.room.issuer.id
+    client, layout = office.room.server.client(), store.layout
+    for _ in range(3):
+        office.revoke(1)
+        office.settle()
+        office.pass_time(DAY_S)
+    for slot in ("full", "delta"):
+        published = office.depot.get(office.name, slot)
+        assert published is not None
+        assert b"".join(store.read_crl_body(ca, published.sha256, published.size))
+    assert len(list(client.scan_iter(match="*:body:*"))) == 2
+    assert client.exists(layout.changed(ca, 0))
+    office.room.reconfigure(f", {WITH_DELTAS}", "")
+    office.new_publisher()
+    office.pass_time(DAY_S)
+    assert not client.exists(layout.changed(ca, 0))
