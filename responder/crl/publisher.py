@@ -16,7 +16,6 @@ from responder.clock import Clock, format_utc
 from responder.config import Config
 from responder.config_crl import FULL, CRLConfig
 from responder.crl.depot import DIRECTORY, Depot
-from responder.crl.fetch import FetchTerms, open_place
 from responder.crl.issue import Issue, NoNews, Office, Progress
 from responder.crl.published import Published
 from responder.crl.replica import Replica
@@ -359,6 +358,8 @@ def fetch_previous(crl: CRLConfig, issuer: Issuer, store: Store, depot: Depot, c
         return None
     if "://" not in crl.previous:
         return Path(crl.previous)
+    from responder.crl.fetch import FetchTerms, open_place  # imported late: it brings an HTTP client
+
     directory = depot.root / issuer.name
     directory.mkdir(parents=True, exist_ok=True)
     fetched = open_place(crl.previous, FetchTerms(crl.max_bytes), directory, clock).fetch()
