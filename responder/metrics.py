@@ -191,6 +191,12 @@ CRL_FAILURES = Counter(
     "CRLs that could not be issued, by what stood in the way: check, signer, conflict, disk, config, source, other.",
     ["ca", "reason"],
 )
+CRLS_MIRRORED = Counter("revocast_crls_mirrored_total", "CRLs of a CA's own that were taken over.", ["ca", "kind"])
+CRL_MIRROR_FAILURES = Counter(
+    "revocast_crl_mirror_failures_total",
+    "Looks for a CA's own CRL that failed, by what stood in the way: fetch, check, conflict, disk.",
+    ["ca", "reason"],
+)
 CRL_CHECKS_FAILED = Counter(
     "revocast_crl_checks_failed_total", "Checks before publication that a CRL failed, by the check.", ["ca", "check"]
 )

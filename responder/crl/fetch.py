@@ -58,6 +58,10 @@ class Place(Protocol):
         """Fetch it; None: it is what was fetched last. Raises SourceUnavailable, one line that names the place."""
         ...
 
+    def forget(self) -> None:
+        """Have the next ``fetch`` fetch it, also if it is the same: what came last was of no use."""
+        ...
+
 
 def open_place(where: str | Path, terms: FetchTerms, directory: Path, clock: Clock) -> Place:
     """Return the place that a path or URL names; new files are made in ``directory``, which must be there.
@@ -152,6 +156,10 @@ class FilePlace:
         self._clock = clock
         self._seen = ""
         self._sha256: str | None = None
+
+    def forget(self) -> None:
+        """Copy it once more; see ``Place``."""
+        self._seen, self._sha256 = "", None
 
     def fetch(self) -> Fetched | None:
         """Copy it, so that nobody rewrites it under its reader; see ``Place``."""

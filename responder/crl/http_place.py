@@ -40,6 +40,10 @@ class HTTPPlace:
         self._sha256: str | None = None
         self.fresh_for_s = 0.0
 
+    def forget(self) -> None:
+        """Ask for all of it once more; see ``Place``."""
+        self._validators, self._sha256 = {}, None
+
     def fetch(self) -> Fetched | None:
         """Ask for it; see ``Place``."""
         try:

@@ -57,6 +57,10 @@ class LDAPPlace:
         self._directory = directory
         self._sha256: str | None = None
 
+    def forget(self) -> None:
+        """Take it once more; see ``fetch.Place``."""
+        self._sha256 = None
+
     def fetch(self) -> Fetched | None:
         """Search for it; see ``fetch.Place``."""
         try:
