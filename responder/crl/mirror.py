@@ -34,7 +34,7 @@ log = get_logger(__name__)
 RETRY_S = 30.0  # after a failure, where the CRL is not looked for more often anyway
 REMIND_EVERY_S = 300.0
 LATE_SHARE = 1 / 8  # of a CRL's time that is left when its successor is said to be late
-KEPT_WITHOUT_END_S = 30 * 86_400  # in Redis, of a CRL without nextUpdate
+KEPT_AFTER_END_S = 30 * 86_400  # in Redis: an old CRL is better than none
 
 
 class Mirror:
@@ -70,6 +70,7 @@ class Mirror:
         except ValueError as error:
             raise ConfigError(config_file, key, f"{certificate}: {error}") from error
         self._issuer, self._depot = issuer, depot
+        self._clock = clock
         self._connect = connect
         self._store: Store | None = None
         self._share = config.redis is not None and crl.share
@@ -106,7 +107,7 @@ class Mirror:
         published = slot.published
         if published is None or published.sha256 in self._shared:
             return
-        until = published.next_update or published.this_update + KEPT_WITHOUT_END_S
+        until = max(published.next_update or 0, int(self._clock.now())) + KEPT_AFTER_END_S
         publication = Publication(
             published.slot, published.to_text(), published.number, published.this_update, mirrored=True
         )

@@ -1,4 +1,4 @@
-"""The publishing role: issues CRLs, and mirrors those that CAs issue themselves, in one process and one thread.
+"""The publishing role: issues CRLs, and mirrors those that CAs issue themselves, in one process, with a thread for each.
 
 The CAs' CRL keys are here and in no process that faces the network. Started by the supervisor (``revocast run | publish``),
 which starts it again when it ends, also on SIGHUP with the changed configuration.
@@ -7,6 +7,8 @@ which starts it again when it ends, also on SIGHUP with the changed configuratio
 from __future__ import annotations
 
 import signal
+import threading
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +20,7 @@ from responder.audit_anchor import command_log, role_log
 from responder.clock import Clock, SystemClock
 from responder.config import Config, load_config
 from responder.crl.issue import Progress
+from responder.crl.mirror import Mirror, open_mirrors, run_mirrors
 from responder.crl.published import Published
 from responder.crl.publisher import Publisher, Stopped, open_series
 from responder.errors import SignerEnded, SignerUnavailable, SourceUnavailable, StoreUnavailable
@@ -55,7 +58,8 @@ def publish(
 
 
 def check_keys(settings: Config, config_file: str, clock: Clock) -> None:
-    """Try every CRL key once; raises ConfigError for the first that an operator must mend."""
+    """Try every CRL key once; raises ConfigError for the first key or mirror that an operator must mend."""
+    open_mirrors(settings, config_file, Issuers.from_config(settings, config_file), clock)
     for issuer in Issuers.from_config(settings, config_file):
         if issuer.config.crl is None or not issuer.config.crl.issue:
             continue
@@ -90,6 +94,9 @@ def _publish(settings: Config, config_file: str) -> None:
     stop.on_signals(signal.SIGTERM, signal.SIGINT)
     clock = SystemClock()
     issuers = Issuers.from_config(settings, config_file)
+    if mirrors := open_mirrors(settings, config_file, issuers, clock):
+        # Of its own: a slow server must not hold up what is issued. A daemon: nor the end.
+        threading.Thread(target=_mirror, args=(mirrors, stop), name="mirror", daemon=True).start()
     while not stop.is_set():
         try:
             with Store.connect(settings, "publish") as store:
@@ -104,6 +111,16 @@ def _publish(settings: Config, config_file: str) -> None:
             stop.wait(SOURCE_RETRY_S)
         except Stopped:
             return
+
+
+def _mirror(mirrors: Sequence[Mirror], stop: Stop) -> None:
+    try:
+        run_mirrors(mirrors, stop)
+    except BaseException:
+        # A bug of ours: the process ends, and its supervisor starts it again.
+        log.exception("mirror_died")
+        stop.set()
+        raise
 
 
 def _keep_in_date(settings: Config, config_file: str, issuers: Issuers, store: Store, clock: Clock, stop: Stop) -> None:
