@@ -15,12 +15,15 @@ import pytest
 import uvloop
 
 from fastpath.express_sockets import ExpressSockets
+from responder.http.message import Handler
+from responder.http.routes import Routes
 from responder.http.server import HTTPServer, open_socket
 from responder.log import configure_logging
 from tests.edge_room import until
 from tests.express_room import ExpressRoom, Streams, cut, get, post
 from tests.http_wire import parse_replies
 from tests.reference import request_builder as build
+from tests.unit.test_http_files import FileHandler
 
 READ_WITHIN_S = 10.0
 
@@ -84,13 +87,13 @@ class Served:
         return sum(connection._lent_fd >= 0 for connection in self.server.state.connections)
 
 
-def serve(room: ExpressRoom, body: Callable[[Served], Awaitable[None]]) -> None:
+def serve(room: ExpressRoom, body: Callable[[Served], Awaitable[None]], handler: Handler | None = None) -> None:
     """Run ``body`` beside a server."""
 
     @contextlib.asynccontextmanager
     async def served() -> AsyncIterator[Served]:
         with open_socket("127.0.0.1", 0) as listening:
-            server = HTTPServer(room.endpoint, room.config.http, room.clock, room.edge.ready)
+            server = HTTPServer(handler or room.endpoint, room.config.http, room.clock, room.edge.ready)
             await server.start([listening])
             one = Served(room, server, listening.getsockname()[:2])
             try:
@@ -117,6 +120,38 @@ def standing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def room(tmp_path: Path) -> ExpressRoom:
     return ExpressRoom(tmp_path)
+
+
+class Files(FileHandler):
+    """One file, beside the queries."""
+
+    def owns(self, target: bytes) -> bool:
+        return target == b"/file"
+
+
+def test_files_among_ready_answers(standing: ExpressRoom, tmp_path: Path) -> None:
+    """A lent socket comes back for a file, which goes out between the answers before and after it."""
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(700_000))
+    handler = Files(path)
+    file_request = b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    async def body(served: Served) -> None:
+        standing.refill()
+        query = get(standing.kept[0])
+        client = await served.connect_lent()
+        (answer,) = parse_replies(await served.ask(client, query))
+        for _ in range(3):
+            (reply,) = parse_replies(await served.ask(client, file_request))
+            assert (reply.status, reply.body == handler.content) == (200, True)
+            (reply,) = parse_replies(await served.ask(client, query))
+            assert reply.body == answer.body
+        for requests in ((query, file_request, query, query), (file_request, query, file_request, query)):
+            replies = parse_replies(await served.ask(client, b"".join(requests), len(requests)))
+            expected = [handler.content if request is file_request else answer.body for request in requests]
+            assert [reply.body == body for reply, body in zip(replies, expected, strict=True)] == [True] * len(requests)
+
+    serve(standing, body, Routes(standing.endpoint, handler))
 
 
 @pytest.mark.clause("RFC 9112", "11.2", "MUST")
