@@ -237,13 +237,36 @@ def test_pipelined(server: Serving, handler: FileHandler) -> None:
 def test_behind_unsent_answers(server: Serving, handler: FileHandler) -> None:
     """A file waits until the answers before it have left the transport; a client that reads late gets all in order."""
     long = b"/" + b"x" * 11_000
-    with slow_client(server) as connection:
-        connection.sendall(get(long) * 100 + get(b"/file") + get(b"/last", b"Connection: close"))
-        first, *replies = parse_replies(read_all(connection))
-    assert first.body == handler.content
-    assert [reply.body == b"GET %b " % long for reply in replies[:100]] == [True] * 100
-    assert replies[100].body == handler.content
-    assert replies[101].body == b"GET /last "
+
+    def narrow() -> None:
+        (connection,) = server.server.state.connections
+        fd = connection._transport.get_extra_info("socket").fileno()
+        with socket.socket(fileno=os.dup(fd)) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+
+    def unsent() -> int:
+        (connection,) = server.server.state.connections
+        return connection._transport.get_write_buffer_size()
+
+    def is_waiting() -> bool:
+        return any(one._file_head is not None and one._sending is None for one in server.server.state.connections)
+
+    with slow_client(server, b"/first") as connection:
+        until(lambda: bool(handler.requests), "the first is answered")
+        server.call(narrow)
+        while not server.call(unsent):
+            count = len(handler.requests)
+            connection.sendall(get(long))
+            until(lambda count=count: len(handler.requests) > count, "one more is answered")
+        connection.sendall(get(b"/file"))
+        until(is_waiting, "the file waits")
+        connection.sendall(get(b"/last", b"Connection: close"))
+        _, *replies = parse_replies(read_all(connection))
+    *before, file, last = replies
+    assert before
+    assert all(reply.body == b"GET %b " % long for reply in before)
+    assert file.body == handler.content
+    assert last.body == b"GET /last "
 
 
 def test_http_1_0(server: Serving, handler: FileHandler) -> None:
@@ -304,13 +327,13 @@ def test_replaced_meanwhile(server: Serving, handler: FileHandler) -> None:
 # --- clients that are slow, or go ------------------------------------------------------------------------------------
 
 
-def slow_client(server: Serving) -> socket.socket:
-    """Ask for the file, and read nothing yet; the kernel keeps little for such a client."""
+def slow_client(server: Serving, target: bytes = b"/file") -> socket.socket:
+    """Ask for something, and read nothing yet; the kernel keeps little for such a client."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
     connection.settimeout(20)
     connection.connect(server.address[:2])
-    connection.sendall(get(b"/file"))
+    connection.sendall(get(target))
     return connection
 
 
