@@ -84,12 +84,24 @@ def pkilint(crl_der: bytes, kind: str = "CRL", profile: str = "BR") -> list[str]
 
 
 def openssl_verify(
-    ca: Path, certificate: Path, crls: Sequence[Path], at: int, *, extended: bool = True, deltas: bool = True
+    ca: Path,
+    certificate: Path,
+    crls: Sequence[Path],
+    at: int,
+    *,
+    extended: bool = True,
+    deltas: bool = True,
+    untrusted: Path | None = None,
 ) -> int:
-    """Verify a certificate with these CRLs (PEM) at a time; returns X509_V_OK (0) or the error of its first complaint."""
+    """Verify a certificate with these CRLs (PEM) at a time; returns X509_V_OK (0) or the error of its first complaint.
+
+    ``untrusted``: a certificate that helps to build paths, such as that of a CRL's issuer.
+    """
     need("openssl")
     options = ["-crl_check", *(["-extended_crl"] if extended else []), *(["-use_deltas"] if deltas else [])]
     given = [word for path in crls for word in ("-CRLfile", path)]
+    if untrusted is not None:
+        given += ["-untrusted", untrusted]
     said = run("openssl", "verify", *options, "-attime", str(at), "-CAfile", ca, *given, certificate)
     if said.strip() == f"{certificate}: OK":
         return 0

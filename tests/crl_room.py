@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography import x509
+
 from fastpath.crl_entries import Terms
 from responder.crl.builder import CRLHead, build_crl
 from responder.crl.extensions import CRLExtensions, authority_key_identifier_of
@@ -55,12 +57,15 @@ class CRLRoom:
         """Make the CA."""
         return cls(make_ca(directory, key_type, name=f"Example CRL CA {key_type}"), directory)
 
-    def leaf(self, name: str, crl_url: str = URL, serial_number: int | None = None) -> Leaf:
-        """Make a certificate that names its CRL."""
+    def leaf(
+        self, name: str, crl_url: str = URL, serial_number: int | None = None, crl_issuer: x509.Name | None = None
+    ) -> Leaf:
+        """Make a certificate that names its CRL, and who issues it where that is not the CA."""
         return make_leaf(
             self.ca,
             host=f"{name}.example-shop.com",
             crl_url=crl_url,
+            crl_issuer=crl_issuer,
             serial_number=serial_number,
             file_name=name,
         )
@@ -83,13 +88,15 @@ class CRLRoom:
         scope: str = "all",
         shard: int = 0,
         shards: int = 1,
+        indirect_of: PKI | None = None,
         this_update: int | None = None,
         next_update: int | None = None,
         **more: int,
     ) -> Issued:
         """Issue a CRL: a delta with ``base_number``; ``url`` puts an issuingDistributionPoint into it; ``more``: extensions.
 
-        ``statuses``: the store's texts by serial, or chunks of records.
+        ``statuses``: the store's texts by serial, or chunks of records. ``indirect_of``: the CA of the certificates, where it is
+        another than the CRL's issuer.
         """
         this_update = self.now - 60 if this_update is None else this_update
         extensions = CRLExtensions(
@@ -99,9 +106,11 @@ class CRLRoom:
             distribution_points=() if url is None else (url,),
             only_users=scope == "users",
             only_cas=scope == "cas",
+            indirect=indirect_of is not None,
             freshest=() if freshest_url is None else (freshest_url,),
             **more,
         )
+        issuer = None if indirect_of is None else indirect_of.subject_der
         path = self.directory / f"{name}.crl"
         records = statuses if isinstance(statuses, list) else records_of(statuses)
         self.built = build_crl(
@@ -113,7 +122,7 @@ class CRLRoom:
                 extensions.to_der(),
             ),
             lambda: iter(records),
-            Terms(this_update, delta=base_number is not None, shard=shard, shards=shards),
+            Terms(this_update, delta=base_number is not None, shard=shard, shards=shards, certificate_issuer=issuer),
             SoftKeySigner(self.ca.key, "pss" if self.ca.key_type.endswith("pss") else None),
         )
         pem = self.directory / f"{name}.crl.pem"

@@ -422,12 +422,14 @@ def make_leaf(
     not_after: int | None = None,
     ocsp_url: str = f"http://{OCSP_HOST}",
     crl_url: str = "",
+    crl_issuer: x509.Name | None = None,
     file_name: str | None = None,
     label: str = "leaf",
 ) -> Leaf:
     """Make a TLS server certificate with an AIA OCSP URL: ``leaf-<serial>.pem`` and ``.key`` beside the CA.
 
-    ``ocsp_url`` empty: no authorityInfoAccess; ``crl_url`` empty: no cRLDistributionPoints. Validity is yesterday to 90 days from now unless given in POSIX seconds.
+    ``ocsp_url`` empty: no authorityInfoAccess; ``crl_url`` empty: no cRLDistributionPoints; ``crl_issuer``:
+    who issues the CRL, where it is not the CA. Validity is yesterday to 90 days from now unless given in POSIX seconds.
     """
     now = int(time.time())
     key = key_of(key_type, label)
@@ -455,7 +457,8 @@ def make_leaf(
             critical=False,
         )
     if crl_url:
-        place = x509.DistributionPoint([x509.UniformResourceIdentifier(crl_url)], None, None, None)
+        others = None if crl_issuer is None else [x509.DirectoryName(crl_issuer)]
+        place = x509.DistributionPoint([x509.UniformResourceIdentifier(crl_url)], None, None, others)
         builder = builder.add_extension(x509.CRLDistributionPoints([place]), critical=False)
     certificate = builder.sign(ca.key, _hash_for(ca.key_type), rsa_padding=_rsa_padding(ca.key_type))
     stem = file_name or f"leaf-{certificate.serial_number:x}"

@@ -13,10 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from responder.cli.crl import crl_app
+from responder.crl.reader import CRLFile
 from tests import crl_oracles as oracles
-from tests.crl_oracles import EXPIRED, OTHER_SCOPE, REVOKED
+from tests.crl_oracles import EXPIRED, OTHER_SCOPE, REVOKED, read_strictly
 from tests.crl_room import DELTA_URL, SHARDS, URL, CRLRoom, Issued, shard_url
-from tests.pki import DAY_S, Leaf
+from tests.pki import DAY_S, Leaf, make_ca
 
 KEY_TYPES = ("rsa2048", "p256")
 HOLD = "certificateHold"
@@ -166,6 +167,43 @@ def test_openssl_and_time(crls: Crls) -> None:
     assert crls.openssl("revoked", "base", "late-delta", after=2 * DAY_S) == REVOKED
     assert crls.openssl("revoked", "base", "delta", deltas=False) == 0
     assert crls.openssl("revoked", "full", deltas=False, extended=False) == REVOKED
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+@pytest.mark.clause("RFC 5280", "5.3.3", "MUST")
+def test_openssl_believes_an_indirect_crl(key_type: str, tmp_path: Path) -> None:
+    """IDP-04, IDP-06: a CRL of another issuer is about the certificates that name it, and those of their CA alone."""
+    room = CRLRoom.make(tmp_path, key_type)
+    signer = make_ca(tmp_path / "signer", key_type, name="Example CRL Issuer", label="crl-issuer", issuer=room.ca)
+    office = CRLRoom(signer, tmp_path / "signer")
+    name = signer.certificate.subject
+    good, revoked, direct = (
+        room.leaf("good", crl_issuer=name), room.leaf("revoked", crl_issuer=name), room.leaf("direct")
+    )  # fmt: skip
+    statuses = {serial: room.text("keyCompromise") for serial in (5, revoked.serial_number, direct.serial_number)}
+    crl = office.issue("indirect", 3, statuses, url=URL, indirect_of=room.ca)
+    # The same serials under the CRL issuer's own name: of other certificates.
+    own = office.issue("own", 3, statuses, url=URL)
+    assert oracles.pkilint(crl.der, "CRL", "PKIX") == []
+
+    def ask(leaf: Leaf, given: Issued) -> int:
+        ca = room.ca.certificate_path
+        return oracles.openssl_verify(
+            ca, leaf.certificate_path, [given.pem], room.now, untrusted=signer.certificate_path
+        )
+
+    assert ask(good, crl) == 0
+    assert ask(revoked, crl) == REVOKED
+    assert ask(direct, crl) != 0, "it does not name this CRL's issuer: no CRL is there for it"
+    assert ask(direct, crl) != REVOKED
+    assert ask(revoked, own) != REVOKED
+    with CRLFile.open(crl.path) as file:
+        entries = [one for batch in file.entries() for one in batch]
+    assert {one.certificate_issuer for one in entries} == {room.ca.subject_der}
+    (first, *others) = read_strictly(crl.der)["tbs_cert_list"]["revoked_certificates"]
+    assert [one["extn_id"].native for one in first["crl_entry_extensions"]] == ["crl_reason", "certificate_issuer"]
+    assert [one["critical"].native for one in first["crl_entry_extensions"]] == [False, True]
+    assert [len(one["crl_entry_extensions"]) for one in others] == [1, 1], "it holds for those that follow"
 
 
 def test_openssl_verifies_and_prints(crls: Crls) -> None:
