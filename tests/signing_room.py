@@ -78,6 +78,7 @@ class Room:
         ca_options: str = "",
         key_type: str = "p256",
         key: str = "ocsp.key",
+        ca_key_type: str = "p256",
         signer_not_after: int | None = None,
         now: int | None = None,
     ) -> None:
@@ -88,7 +89,7 @@ class Room:
         if key_type.endswith("pss"):
             ocsp_options += '\nrsa_padding = "pss"\n'
         self.clock = ManualClock(now if now is not None else int(time.time()))
-        self.ca: PKI = make_ca(directory)
+        self.ca: PKI = make_ca(directory, ca_key_type)
         make_signer(self.ca, key_type, not_after=signer_not_after)
         (directory / "index.txt").touch()
         self.config_file = directory / "revocast.toml"

@@ -13,6 +13,7 @@ from responder.config import Config, SignerConfig, load_config
 from responder.errors import RevocastError
 from responder.issuers import Issuer, Issuers
 from responder.process import ConfigFile
+from responder.signing.crl_signer import open_crl_signer
 from responder.signing.rollover import open_configured
 from responder.store.embedded import connect_or_start, find_server
 from responder.store.redis_store import Finding, Store, acl_lines
@@ -52,6 +53,8 @@ def _signers(settings: Config, config_file: str) -> list[Finding]:
         if ocsp.next is not None and now < ocsp.next.start:
             subject = f"next signer of {issuer.name}, from {format_utc(ocsp.next.start)}"
             findings += _signer(subject, ocsp.next, issuer, settings, config_file, now)
+        if issuer.config.crl is not None and issuer.config.crl.issue:
+            findings += _crl_signer(issuer, settings, config_file, now)
     return findings
 
 
@@ -64,6 +67,18 @@ def _signer(
         return [Finding("error", subject, str(error))]
     signer.close()
     ends = f"signs; its certificate ends {format_utc(signer.not_after)}"
+    return [Finding("ok", subject, ends), *(Finding("warning", subject, warning) for warning in signer.warnings)]
+
+
+def _crl_signer(issuer: Issuer, settings: Config, config_file: str, now: float) -> list[Finding]:
+    subject = f"CRL signer of {issuer.name}"
+    try:
+        signer = open_crl_signer(issuer, settings.data_dir, now, config_file)
+    except RevocastError as error:
+        return [Finding("error", subject, str(error))]
+    signer.close()
+    kind = "signs indirect CRLs" if signer.is_indirect else "signs"
+    ends = f"{kind}; its certificate ends {format_utc(signer.not_after)}"
     return [Finding("ok", subject, ends), *(Finding("warning", subject, warning) for warning in signer.warnings)]
 
 

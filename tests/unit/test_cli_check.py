@@ -16,12 +16,12 @@ from tests.pki import PKI, make_ca, make_signer
 from tests.server import ca_section, write_index
 
 
-def check(folder: Path, ca: PKI, head: str = "", extra_ocsp: str = "") -> Result:
+def check(folder: Path, ca: PKI, head: str = "", extra_ocsp: str = "", extra: str = "") -> Result:
     """Run the command over a configuration with one CA."""
     index = folder / "index.txt"
     write_index(index, [])
     config = folder / "revocast.toml"
-    config.write_text(f'data_dir = "state"\n{head}{ca_section("corp", ca, index, extra_ocsp=extra_ocsp)}')
+    config.write_text(f'data_dir = "state"\n{head}{ca_section("corp", ca, index, extra_ocsp=extra_ocsp, extra=extra)}')
     return CliRunner(env={"COLUMNS": "200"}).invoke(build_app(["check"]), ["check", "-c", str(config)])
 
 
@@ -53,6 +53,20 @@ def test_an_ended_signer_is_an_error(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "error" in done.output
     assert "signer of corp" in done.output
+
+
+def test_the_crls_key(tmp_path: Path) -> None:
+    """It is opened and signs; one that is not the CA's is an error of one line."""
+    ca = make_ca(tmp_path / "ca", delegated=True)
+    assert ca.signer is not None
+    for key, exit_code, words in (
+        (ca.key_path, 0, "signs; its certificate ends"),
+        (ca.signer.key_path, 1, "not the configured one (crl.key)"),
+    ):
+        done = check(tmp_path, ca, extra=f'crl = {{ issue = true, key = "{key}" }}\n')
+        assert done.exit_code == exit_code, done.output
+        assert "CRL signer of corp" in done.output
+        assert words in " ".join(done.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(("ends_in", "exit_code"), [(3 * DAY_S, 0), (DAY_S, 1)])

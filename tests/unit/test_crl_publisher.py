@@ -15,7 +15,9 @@ from responder.clock import format_utc
 from responder.crl.depot import DIRECTORY, Depot
 from responder.errors import SignerUnavailable
 from tests.crl_office import DAY_S, HELD, HOUR_S, REVOKED, URL, CRLOffice
+from tests.pki import key_of, make_ca
 from tests.signing_room import GOOD
+from tests.softhsm import SoftHSMToken
 
 IDP = x509.ObjectIdentifier("2.5.29.28")
 EXPIRED = x509.ObjectIdentifier("2.5.29.60")
@@ -349,3 +351,52 @@ def test_another_machines_crls(make_office: MakeOffice) -> None:
         assert body == office.depot.path(ours).read_bytes()
     bodies = office.room.server.client().keys("rc:crl:*:body:*")
     assert len(bodies) == 2  # those that were replaced have made room
+
+
+@pytest.mark.clause("RFC 5280", "5.3.3", "MUST")
+def test_another_keys_crls(make_office: MakeOffice) -> None:
+    """IDP-04, IDP-06: a signer of another name makes indirect CRLs, whose entries say whose certificates they are."""
+    office = make_office()
+    room = office.room
+    other = make_ca(room.directory / "other", "p384", name="Example CRL Issuer", label="crl", issuer=room.ca)
+    keys = f'key = "{other.key_path}", certificate = "{other.certificate_path}", delta_every = "1h", url = "{URL}"'
+    room.reconfigure('key = "ca.key"', keys)
+    office.new_publisher()
+    office.turn()
+    office.revoke(1)
+    office.settle()
+    for slot, serials in (("full", {2, 3}), ("delta", {1})):
+        path = office.depot.path(office.depot.get("corp", slot))  # type: ignore[arg-type]
+        crl = x509.load_der_x509_crl(path.read_bytes())
+        assert crl.issuer == other.certificate.subject
+        assert crl.is_signature_valid(other.certificate.public_key())  # type: ignore[arg-type]
+        point = crl.extensions.get_extension_for_oid(IDP)
+        assert (point.critical, point.value.indirect_crl) == (True, True)
+        assert {entry.serial_number for entry in crl} == serials
+        first = crl[0].extensions.get_extension_for_class(x509.CertificateIssuer)
+        assert first.critical
+        assert first.value.get_values_for_type(x509.DirectoryName) == [room.ca.certificate.subject]
+
+
+@pytest.mark.parametrize("key_type", ["p256", "rsa2048"])
+def test_a_key_in_a_token(make_office: MakeOffice, softhsm: Callable[..., SoftHSMToken], key_type: str) -> None:
+    """The CA's key never leaves its token: only the digest of a CRL goes there."""
+    token = softhsm()
+    token.import_key(key_of(key_type, "ca"), "ca", b"\x01")
+    office = make_office(ca_key_type=key_type)
+    office.room.reconfigure('key = "ca.key"', f'key = "{token.uri("ca")}", pin_file = "{token.pin_file}"')
+    office.new_publisher()
+    office.turn()
+    assert office.read().serials.keys() == {2, 3}
+    office.series.close()
+
+
+def test_an_override_stops_publication(make_office: MakeOffice) -> None:
+    """RFC 6960 §2.7: where all of a CA is revoked no list of single entries says so: the old CRL stays, with an alarm."""
+    office = make_office()
+    office.turn()
+    office.room.store.set_override(office.room.issuer.id, REVOKED)
+    with capture_logs() as logs:
+        office.settle()
+    assert office.number() == 1
+    assert "override: an override holds for every certificate" in logs[-1]["error"]
