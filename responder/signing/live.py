@@ -10,14 +10,8 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from fastpath.ocsp_response import (
-    EXTENDED_REVOKE_DER,
-    AnswerHeader,
-    encode_response_extension_nonce,
-    pack_answer,
-)
+from fastpath.ocsp_response import AnswerHeader, pack_answer
 from responder import audit, metrics
 from responder.clock import Clock
 from responder.errors import CommitConflict, SignerUnavailable, StoreUnavailable
@@ -26,20 +20,18 @@ from responder.live import (
     QUESTION_TIMEOUT_S,
     REPLIES_EXPIRE_S,
     REPLIES_MAXLEN,
-    Question,
     Reply,
     ReplyKind,
     decode_ask,
     encode_replies,
 )
 from responder.log import get_logger
-from responder.model import CertStatus
 from responder.signing import ledger
-from responder.signing.answers import NO_TIME, Moment, Wanted
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.desk import Desk
+from responder.signing.drafts import Draft, Waiting, draft_answer
 from responder.signing.planning import free_slot
-from responder.store.layout import DUE_ASKED_FOR, STORED_HASHES
+from responder.store.layout import DUE_ASKED_FOR
 from responder.store.redis_store import Sight, Store, Watch
 from responder.store.values import CAInfo, SignedAnswer
 
@@ -53,36 +45,6 @@ QUEUE_MOST = 4 * MAX_QUESTIONS  # questions held here; more are left in the stre
 SHA256_NOTED_EVERY = 8  # times in a validity that a SHA-256 question is written down
 
 
-class _Waiting(NamedTuple):
-    """A question, whom to reply to, and when it is void (on the monotonic clock)."""
-
-    worker: str
-    question: Question
-    void_at: float
-
-
-class _Draft(NamedTuple):
-    """What is to be signed for one question. ``texts``: the statuses of its serials, which must be the same afterwards."""
-
-    place: int  # in the slice
-    waiting: _Waiting
-    moment: Moment
-    texts: list[str | None]
-    bucket: int  # of the first serial
-    singles: list[Wanted]
-    message: bytes
-
-    @property
-    def times(self) -> tuple[int, int, int, int]:
-        """thisUpdate, nextUpdate, producedAt, archiveCutoff of an answer with one CertID."""
-        return (*self.singles[0][-2:], self.moment.now, self.moment.archive_cutoff)
-
-    @property
-    def may_be_kept(self) -> bool:
-        """The worker may give it to others until the journal names its bucket."""
-        return _may_be_kept(self.waiting.question, self.texts, self.singles)
-
-
 @dataclass(slots=True)
 class _Group:
     """The questions of a slice that are about one CA. ``same``: places in the slice; one question, asked by so many."""
@@ -91,7 +53,7 @@ class _Group:
     same: list[list[int]]
     watch: Watch
     before: Sight | None = None
-    drafts: list[_Draft] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
     signatures: list[bytes] = field(default_factory=list)
 
 
@@ -99,7 +61,7 @@ class _Group:
 class _Slice:
     """Questions that are answered together, and what is to be replied, by place."""
 
-    asked: list[_Waiting]
+    asked: list[Waiting]
     groups: list[_Group]
     replies: dict[int, Reply]
 
@@ -123,7 +85,7 @@ class LiveSigner:
         self._desks = desks
         self._clock = clock
         self._guard = guard
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self._next: _Slice | None = None  # whose statuses were looked at
         self._slice = FIRST_SLICE  # questions that are answered together
         self._bits: dict[str, int | None] = {}  # by CA: of its buckets, as they were last seen
@@ -164,7 +126,7 @@ class LiveSigner:
     def _pick(self) -> _Slice | None:
         """Take the next questions from those that wait here; None: there are none."""
         now = self._clock.monotonic()
-        asked: list[_Waiting] = []
+        asked: list[Waiting] = []
         too_old = 0  # thousands, after a pause: those who wait still must not stand behind them
         while self._queue and len(asked) < self._slice:
             one = self._queue.popleft()
@@ -242,7 +204,7 @@ class LiveSigner:
                 log.warning("question_not_understood", error=str(error))
                 continue
             void_at = monotonic + QUESTION_TIMEOUT_S - age_s
-            self._queue.extend([_Waiting(ask.worker, question, void_at) for question in ask.questions])
+            self._queue.extend([Waiting(ask.worker, question, void_at) for question in ask.questions])
 
     # --- one slice of questions -------------------------------------------------------------------------------------
 
@@ -282,7 +244,7 @@ class LiveSigner:
             at, first = first, first + len(one.question.serials)
             if one.void_at <= now:
                 continue  # nobody waits for it any more
-            draft = _draft(desk, moment, same[0], one, before.texts[at:first], before.buckets[at])
+            draft = draft_answer(desk, moment, same[0], one, before.texts[at:first], before.buckets[at])
             if isinstance(draft, ReplyKind):
                 current.replies[same[0]] = Reply(one.question.id, draft)
             else:
@@ -306,7 +268,7 @@ class LiveSigner:
             current.replies |= {draft.place: _try_later(draft.waiting) for draft in group.drafts}
             return
         changed = group.watch.changed(before, after)
-        to_store: list[tuple[_Draft, bytes]] = []
+        to_store: list[tuple[Draft, bytes]] = []
         make_response = desk.signer.template.response
         for draft, signature in zip(group.drafts, group.signatures, strict=True):
             question = draft.waiting.question
@@ -334,9 +296,9 @@ class LiveSigner:
             except StoreUnavailable as error:
                 log.warning("live_store_unavailable", ca=desk.issuer.name, error=str(error))
 
-    def _put(self, desk: Desk, info: CAInfo, signed: Iterable[tuple[_Draft, bytes]]) -> None:
+    def _put(self, desk: Desk, info: CAInfo, signed: Iterable[tuple[Draft, bytes]]) -> None:
         """Store answers that are as good for the next who asks: one header for those of a bucket with the same times."""
-        groups: dict[tuple[int, str, tuple[int, int, int, int]], list[tuple[_Draft, bytes]]] = defaultdict(list)
+        groups: dict[tuple[int, str, tuple[int, int, int, int]], list[tuple[Draft, bytes]]] = defaultdict(list)
         for draft, signature in signed:
             question = draft.waiting.question
             hash_name = desk.issuer.stored_by(question.hash_name)
@@ -356,7 +318,7 @@ class LiveSigner:
         bucket: int,
         hash_name: str,
         times: tuple[int, int, int, int],
-        members: Sequence[tuple[_Draft, bytes]],
+        members: Sequence[tuple[Draft, bytes]],
     ) -> None:
         ca = desk.issuer.id
         header = AnswerHeader(*times[:3], desk.signer.signer_id, times[3])
@@ -382,99 +344,7 @@ class LiveSigner:
             self._store.set_sha256_asked(desk.issuer.id, now)
 
 
-def _draft(
-    desk: Desk, moment: Moment, place: int, one: _Waiting, texts: list[str | None], bucket: int
-) -> _Draft | ReplyKind:
-    """Decide what one question's answer says, or how it ends without one."""
-    question = one.question
-    if question.nonce_octets is not None and len(texts) == 1 and texts[0] is not None:
-        draft = _draft_usual(desk, moment, place, one, texts, texts[0], question.nonce_octets, bucket)
-        if draft is not None:
-            return draft
-    try:
-        known = [moment.wanted(text) if text is not None else None for text in texts]
-    except ValueError as error:
-        log.error("status_not_understood", ca=desk.issuer.name, error=str(error))
-        return ReplyKind.TRY_LATER
-    singles: list[Wanted] = []
-    extensions: list[bytes] = []
-    for text, want in zip(texts, known, strict=True):
-        if want is None and text is None:
-            want = moment.override_for_unassigned()
-            if want is None and desk.terms.unassigned == "revoked":
-                # RFC 6960 §4.4.8: the extension says that this responder answers so for serials not issued.
-                want = moment.extended_revoke()
-                extensions = [EXTENDED_REVOKE_DER]
-            elif want is None and desk.terms.unassigned == "unknown":
-                want = moment.unknown()
-            elif want is None and moment.terms.unassigned == "good":
-                want = moment.good_unlisted()
-        if want is None and any(known):
-            # RFC 9919 §3.2.1: the most complete response possible; of this one nothing is known, or no longer.
-            want = moment.unknown()
-        if want is None:
-            return ReplyKind.UNAUTHORIZED
-        if not moment.can_sign(want):
-            return ReplyKind.TRY_LATER
-        singles.append(want)
-    if question.nonce_octets is not None:
-        try:
-            extensions.insert(0, encode_response_extension_nonce(question.nonce_octets))
-        except ValueError:
-            return ReplyKind.TRY_LATER  # no worker of ours lets such a nonce through
-    cutoff = moment.archive_cutoff
-    is_dual = desk.is_dual and _may_be_kept(question, texts, singles)
-    try:
-        encoded = [
-            desk.single_response(
-                hash_name,
-                serial,
-                want,
-                (want.this_update, want.next_update, moment.now, cutoff if want.has_archive_cutoff else NO_TIME),
-            )
-            for serial, want in zip(question.serials, singles, strict=True)
-            for hash_name in (STORED_HASHES if is_dual else (question.hash_name,))
-        ]
-        message = desk.signer.template.tbs_response_data(encoded, moment.now, extensions)
-    except ValueError as error:
-        log.error("live_answer_not_encoded", ca=desk.issuer.name, error=str(error))
-        return ReplyKind.TRY_LATER
-    return _Draft(place, one, moment, texts, bucket, singles, message)
-
-
-def _draft_usual(
-    desk: Desk,
-    moment: Moment,
-    place: int,
-    one: _Waiting,
-    texts: list[str | None],
-    text: str,
-    nonce_octets: bytes,
-    bucket: int,
-) -> _Draft | None:
-    """As ``_draft`` does it, in less time, for one certificate with a nonce; None where anything is out of the way."""
-    question, issuer = one.question, desk.issuer
-    hash_name = question.hash_name
-    try:
-        want = moment.wanted(text)
-        if want is None or not moment.can_sign(want):
-            return None
-        message = desk.signer.template.nonce_answer(
-            hash_name,
-            issuer.name_hashes[hash_name],
-            issuer.key_hashes[hash_name],
-            question.serials[0],
-            want,
-            moment.now,
-            moment.archive_cutoff if want.has_archive_cutoff else NO_TIME,
-            nonce_octets,
-        )
-    except ValueError:
-        return None  # told of by _draft, which meets it too
-    return _Draft(place, one, moment, texts, bucket, [want], message)
-
-
-def _record(desk: Desk, drafts: Sequence[_Draft], signatures: Sequence[bytes]) -> None:
+def _record(desk: Desk, drafts: Sequence[Draft], signatures: Sequence[bytes]) -> None:
     ledger.signed_live(
         desk,
         {"dual" if desk.is_dual and draft.may_be_kept else draft.waiting.question.hash_name for draft in drafts},
@@ -486,20 +356,7 @@ def _record(desk: Desk, drafts: Sequence[_Draft], signatures: Sequence[bytes]) -
     )
 
 
-def _may_be_kept(question: Question, texts: Sequence[str | None], singles: Sequence[Wanted]) -> bool:
-    """RFC 6960 §4.4.1: an answer with a nonce is for nobody else; one for an unassigned serial is true today only.
-
-    But for good, where the source lists no issued ones: the journal will name the serial once it is revoked.
-    """
-    return (
-        question.nonce_octets is None
-        and len(question.serials) == 1
-        and question.hash_name in STORED_HASHES
-        and (texts[0] is not None or singles[0].cert_status == CertStatus.GOOD)
-    )
-
-
-def _try_later(one: _Waiting) -> Reply:
+def _try_later(one: Waiting) -> Reply:
     return Reply(one.question.id, ReplyKind.TRY_LATER)
 
 

@@ -18,6 +18,7 @@ from responder.clock import ManualClock, format_utc
 from responder.errors import SignerUnavailable
 from responder.live import Question, Reply, ReplyKind
 from responder.model import serial_to_octets
+from responder.signing import drafts
 from responder.signing import live as live_signing
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.live import LiveSigner
@@ -564,12 +565,12 @@ def test_the_usual_question_is_drafted_as_any_other(
     for text in texts:
         for serial in (b"\x01", b"\x00" + b"\x80" * 20):
             for nonce in (NONCE, b"\x04\x01x", b"\x04\x81\x80" + bytes(128), b"raw", b"\x04\x00"):
-                one = live_signing._Waiting("w1", Question(1, room.issuer.id, hash_name, (serial,), nonce), 0.0)
-                drafts = []
-                for usual in (live_signing._draft_usual, lambda *_: None):
+                one = drafts.Waiting("w1", Question(1, room.issuer.id, hash_name, (serial,), nonce), 0.0)
+                both = []
+                for usual in (drafts.draft_usual, lambda *_: None):
                     with monkeypatch.context() as patched:
-                        patched.setattr(live_signing, "_draft_usual", usual)
-                        drafts.append(live_signing._draft(desk, moment, 0, one, [text], 3))
-                assert drafts[0] == drafts[1], (text, nonce)
-                quick = live_signing._draft_usual(desk, moment, 0, one, [text], text, nonce, 3)
-                assert (quick is None) == isinstance(drafts[0], ReplyKind)
+                        patched.setattr(drafts, "draft_usual", usual)
+                        both.append(drafts.draft_answer(desk, moment, 0, one, [text], 3))
+                assert both[0] == both[1], (text, nonce)
+                quick = drafts.draft_usual(desk, moment, 0, one, [text], text, nonce, 3)
+                assert (quick is None) == isinstance(both[0], ReplyKind)
