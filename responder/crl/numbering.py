@@ -22,6 +22,7 @@ class Instant:
     """Of when a snapshot is. ``as_of``: thisUpdate; ``cut``: by partition, the last journal entry that it has seen.
 
     ``state``: what Redis said of the CA's CRLs before anything was read, for crl.numbering.reserve. ``history``: ``Store.run_id``.
+    ``override``: status text that holds for every certificate of the CA then; usually "".
     """
 
     ca: str
@@ -29,6 +30,7 @@ class Instant:
     cut: tuple[int, ...]
     history: str
     state: CRLState
+    override: str = ""
 
 
 def next_number(*known: int | None) -> int:

@@ -17,12 +17,13 @@ from typing import BinaryIO, Self
 
 from fastpath.crl_entries import pack_revoked, unpack_records
 from responder.clock import format_utc
+from responder.crl.all_revoked import read_all_revoked
 from responder.crl.delta import ChangeSet
 from responder.crl.numbering import Instant
 from responder.errors import CommitConflict, PublicationRefused, StoreUnavailable
 from responder.model import Status
 from responder.store.crl_store import CHUNKS, Changed, CRLBase
-from responder.store.layout import partition_of, serial_hash
+from responder.store.layout import PARTITIONS, partition_of, serial_hash
 from responder.store.redis_store import Store
 
 TRIES = 3  # of a whole snapshot whose journals were trimmed under it, or whose server was replaced
@@ -72,14 +73,15 @@ class Snapshot:
                 yield self._without_expiry(chunk, number) if number in self._stays else chunk
 
     def base(self, number: int, now: float, *, any_ahead: bool = True) -> CRLBase | None:
-        """Return what deltas need of the complete CRL ``number`` that was made of this; None: too many are dated ahead.
+        """Return what deltas need of the complete CRL ``number`` that was made of this; None: too many are dated ahead, or all
+        are revoked by an override, of which the changes say nothing.
 
         ``any_ahead`` False: BuiltCRL.soonest_ahead says that no revocation lies ahead of ``now``, so none is looked for.
         """
         ahead = self._ahead(now) if any_ahead else []
-        if len(ahead) > MOST_AHEAD:
-            return None
         instant = self.instant
+        if len(ahead) > MOST_AHEAD or instant.override:
+            return None
         return CRLBase(number, instant.cut, instant.history, tuple(serial.hex() for serial in ahead))
 
     def changes(self, store: Store, slots: Sequence[str]) -> ChangeSet | None:
@@ -89,7 +91,7 @@ class Snapshot:
         """
         bases = _usable_bases(self.instant, slots)
         changed = _changed(store, self.instant.ca, bases)
-        if bases is None or changed is None:
+        if bases is None or changed is None or self.instant.override:
             return None
         by_chunk: dict[int, list[bytes]] = {}
         for serial in changed:
@@ -121,6 +123,12 @@ class Snapshot:
         self._places[number] = (self._end, len(chunk))
         self._file.write(chunk)
         self._end += len(chunk)
+
+    def put_all(self, chunks: Iterable[tuple[int, list[bytes]]]) -> None:
+        """Put chunks in the place of everything that is there."""
+        self._places, self._counts = [(0, 0)] * CHUNKS, [0] * CHUNKS
+        for number, flat in chunks:
+            self.put(number, flat)
 
     def seal(self, instant: Instant, stays: Iterable[bytes]) -> None:
         """Say of when it is. ``stays``: serials that the CRL keeps, however long ago their certificates have expired."""
@@ -201,6 +209,10 @@ def _fill(snapshot: Snapshot, store: Store, ca: str, progress: Callable[[int, in
     # been on a delta CRL or one that was issued in between, and must stay until one by schedule had it (RFC 5280 §3.3, §5.2.4).
     bases = _usable_bases(instant, list(instant.state.bases)) or {}
     changed = _changed(store, ca, {slot: replace(base, cut=base.regular_cut) for slot, base in bases.items()} or None)
+    if instant.override:
+        snapshot.put_all(read_all_revoked(store, ca, instant.override))
+        if store.cut(ca, instant.cut).overrides != (instant.override,) * PARTITIONS:
+            raise CommitConflict(f"the override of {ca} was changed")
     _end(store, instant)
     snapshot.seal(instant, changed or ())
 
@@ -216,7 +228,7 @@ def _changes(store: Store, ca: str, slots: Sequence[str]) -> ChangeSet | None:
     instant = _cut(store, instant, chunks.__setitem__)
     changed = _changed(store, ca, bases)
     _end(store, instant)
-    if bases is None or changed is None:
+    if bases is None or changed is None or instant.override:
         return None
     fresh = {bytes.fromhex(serial.decode()): text.decode() for flat in chunks.values() for serial, text in _pairs(flat)}
     for serial, change in list(changed.items()):
@@ -246,11 +258,8 @@ def _cut(store: Store, instant: Instant, put: Callable[[int, list[bytes]], None]
             put(number, flat)
         instant = replace(instant, cut=cut.numbers)
         if cut.whole:
-            if override := next((text for text in cut.overrides if text), None):
-                # RFC 6960 §2.7: everything is revoked, and a CRL of single entries would call the rest good.
-                reason = f"an override holds for every certificate of the CA, which no CRL of ours can say: {override}"
-                raise PublicationRefused("override", "RFC 6960 §2.7", reason)
-            return instant
+            # Where it is being set or cleared, it holds in some partitions: then for all.
+            return replace(instant, override=max(cut.overrides))
     raise StoreUnavailable(f"the revoked of {instant.ca} change faster than they can be read")
 
 

@@ -198,17 +198,63 @@ def test_another_server_in_between_means_another_try(
     assert take().instant.history == "b"
 
 
-def test_without_a_reading_or_under_an_override_there_is_no_crl(
-    server: RedisServer, store: Store, take: Callable[..., Snapshot]
-) -> None:
-    store.set_override(CA, REVOKED)
-    with pytest.raises(PublicationRefused, match=r"^override: .*which no CRL of ours can say: revoked 2026.*RFC 6960"):
-        take()
-    store.clear_override(CA)
-    assert take().count == 0
+def test_without_a_reading_there_is_no_crl(server: RedisServer, store: Store, take: Callable[..., Snapshot]) -> None:
     server.client().hdel(NAMES.ca(CA), "as_of")
     with pytest.raises(PublicationRefused, match=r"^source: the CA's database was not read yet"):
         take()
+
+
+@pytest.mark.clause("RFC 6960", "2.7", "MAY")
+@pytest.mark.parametrize("split", [False, True])
+def test_an_override_lists_every_certificate(store: Store, take: Callable[..., Snapshot], split: bool) -> None:
+    """As OCSP says it: with the override's time and reason and each certificate's own expiry. No delta could say it."""
+    override = "revoked 2026-11-21T00:00:00Z cACompromise by=operator"
+    mine = serials(60)
+    put(store, {octets: (GOOD, REVOKED, HOLD)[at % 3] for at, octets in enumerate(mine)})
+    if split:
+        for number in (0, 3, 16, 7):
+            store.split_bucket(CA, store.read_status_bucket(CA, number))
+        store.grow(CA, 6)
+    store.keep_changes(CA)
+    publish(store, take(), 1)
+    store.set_override(CA, override)
+    snapshot = take()
+    said = "revoked 2026-11-21T00:00:00Z cACompromise exp=2030-12-31T23:59:59Z by=operator"
+    assert records(snapshot.chunks()) == dict.fromkeys(mine, said)
+    assert snapshot.count == 60
+    assert snapshot.changes(store, ["full"]) is None
+    assert take_changes(store, CA, ["full"]) is None
+    assert snapshot.base(2, NOW) is None
+    # One that lies ahead takes nothing from what is revoked already.
+    store.set_override(CA, override.replace("2026", "2099"))
+    ahead = records(take().chunks())
+    assert [ahead[octets][:12] for octets in mine[:3]] == ["revoked 2099", "revoked 2026", "revoked 2026"]
+    store.clear_override(CA)
+    assert records(take().chunks()).keys() == {octets for at, octets in enumerate(mine) if at % 3}
+
+
+def test_an_override_that_is_not_of_one_instant(
+    server: RedisServer, store: Store, take: Callable[..., Snapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that revokes nothing, or is no status, is no CRL; one that is cleared under the reading means another try."""
+    (octets,) = serials(1)
+    put(store, {octets: REVOKED}, "revoked")
+    store.set_override(CA, "good")
+    with pytest.raises(PublicationRefused, match=r"^override: .*no CRL can say it: good"):
+        take()
+    store.set_override(CA, "revoked soon")
+    with pytest.raises(StoreUnavailable, match="no status"):
+        take()
+    store.set_override(CA, HOLD)
+    read = Store.read_status_buckets
+
+    def then(self: Store, *what: Any) -> Any:
+        found = read(self, *what)
+        store.clear_override(CA)
+        return found
+
+    monkeypatch.setattr(Store, "read_status_buckets", then)
+    assert records(take().chunks()) == {octets: REVOKED}
 
 
 def test_what_is_no_status_is_named(server: RedisServer, store: Store, take: Callable[..., Snapshot]) -> None:
