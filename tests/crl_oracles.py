@@ -92,14 +92,18 @@ def openssl_verify(
     extended: bool = True,
     deltas: bool = True,
     untrusted: Path | None = None,
+    download: bool = False,
 ) -> int:
     """Verify a certificate with these CRLs (PEM) at a time; returns X509_V_OK (0) or the error of its first complaint.
 
-    ``untrusted``: a certificate that helps to build paths, such as that of a CRL's issuer.
+    ``untrusted``: a certificate that helps to build paths, such as that of a CRL's issuer. ``download``: it fetches the CRL that
+    the certificate names.
     """
     need("openssl")
     options = ["-crl_check", *(["-extended_crl"] if extended else []), *(["-use_deltas"] if deltas else [])]
     given = [word for path in crls for word in ("-CRLfile", path)]
+    if download:
+        options.append("-crl_download")
     if untrusted is not None:
         given += ["-untrusted", untrusted]
     said = run("openssl", "verify", *options, "-attime", str(at), "-CAfile", ca, *given, certificate)
@@ -153,13 +157,13 @@ class NSS:
         return run("certutil", "-V", "-d", self._database, "-n", name, "-u", "V").strip()
 
 
-def java(plan: Iterable[Sequence[object]], directory: Path) -> dict[str, str]:
+def java(plan: Iterable[Sequence[object]], directory: Path, *properties: str) -> dict[str, str]:
     """Have the JDK go through a plan (tests/clients/CrlCheck.java) in one run; returns what it found by case."""
     need("java", "javac")
     file = directory / "plan.tsv"
     file.write_text("".join("\t".join(map(str, case)) + "\n" for case in plan))
     source = Path(__file__).parent / "clients" / "CrlCheck.java"
-    said = run("java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", source, file)
+    said = run("java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", *(f"-D{one}" for one in properties), source, file)
     found = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
     assert len(found) == len(file.read_text().splitlines()), said
     return found
