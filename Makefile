@@ -54,6 +54,8 @@ bench: build
 	$(VENV)/bin/python -m bench.revocation_lag --json bench/results/revocation_lag.json
 	$(VENV)/bin/python -m bench.hsm --million --json bench/results/hsm.json
 	$(VENV)/bin/python -m bench.audit --json bench/results/audit.json
+	$(VENV)/bin/python -m bench.crl --json bench/results/crl.json
+	$(VENV)/bin/python -m bench.crl --entries 10000000 --rounds 2 --alone --json bench/results/crl.json
 	$(VENV)/bin/python -m bench.isolation --json bench/results/isolation.json
 	$(VENV)/bin/python -m bench.serve.report
 

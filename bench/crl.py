@@ -1,0 +1,229 @@
+"""A CRL of a million entries, from Redis to a signed, checked and published file, against ``openssl ca -gencrl``.
+
+    .venv/bin/python -m bench.crl [--entries 1000000] [--rounds 3] [--alone] [--json FILE]
+
+The same revoked serials lie in Redis's revoked index and in OpenSSL's index.txt; the key is the same P-256 key in a file. In each
+round OpenSSL makes a CRL, then a process of the publisher issues a complete one with ``Series.now`` as ``revocast crl now``
+does: snapshot, building, signing, all checks (among them the comparison with the store's records and with the CRL
+before), fsync, depot. Both are measured from the outside for CPU and peak memory, and with the start of the process; the
+publisher's own seconds are counted from when it begins to when the file is published, since the role runs all the
+time. The first round has no CRL before; later ones compare with it. Then 100 certificates are revoked through the store,
+and a delta CRL upon the last complete one is issued.
+
+``--alone``: without OpenSSL, for ten million. In FILE results of other sizes stay. Targets (DESIGN): 8 × OpenSSL's speed, under 150 MB; ten million
+within ten times that and the same memory; a delta of 100 within 100 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.serve.machine import describe_commit, describe_machine
+from responder.clock import format_utc
+from responder.store.layout import Layout
+from tests.redis_fixture import RedisServer, start_redis
+from tests.signing_room import GOOD, Room
+
+REASONS = ("", "keyCompromise", "superseded", "cessationOfOperation", "affiliationChanged")
+CHUNKS = 4096
+DELTA_ENTRIES = 100
+FIRST_DELTA_SERIAL = 1 << 140
+CRL = 'crl = { issue = true, key = "ca.key", validity = "7d", every = "12h", delta_every = "1h", share = false, url = "http://crl.example-trust.com/corp.crl" }'
+OPENSSL_CONFIG = """
+[ca]
+default_ca = corp
+[corp]
+database = index.txt
+crlnumber = crlnumber
+certificate = ca.pem
+private_key = ca.key
+default_md = sha256
+default_crl_days = 7
+crl_extensions = extensions
+unique_subject = no
+[extensions]
+authorityKeyIdentifier = keyid:always
+"""
+
+
+def revoked(entries: int) -> Iterator[tuple[bytes, int, str]]:
+    """Yield serial, time of revocation and reason, always the same ones."""
+    rng = random.Random(entries)
+    now = int(time.time()) - 86_400
+    for _ in range(entries):
+        yield rng.randbytes(16).replace(b"\x00", b"\x01"), now - rng.randrange(300) * 86_400, rng.choice(REASONS)
+
+
+def fill(server: RedisServer, ca: str, entries: int, index: Path | None) -> None:
+    """Put the revoked into Redis's index, and into OpenSSL's."""
+    layout, client = Layout(), server.client()
+    lines = None if index is None else index.open("w")
+    pipeline = client.pipeline(transaction=False)
+    for count, (octets, at, reason) in enumerate(revoked(entries), 1):
+        serial = (b"\x00" if octets[0] >= 0x80 else b"") + octets
+        text = f"revoked {format_utc(at)}{' ' + reason if reason else ''} exp=2035-12-31T23:59:59Z"
+        number = int.from_bytes(hashlib.sha256(serial).digest()[-4:], "big")
+        pipeline.hset(layout.revoked(ca, number), serial.hex(), text)
+        if lines is not None:
+            utc = time.strftime("%y%m%d%H%M%SZ", time.gmtime(at))
+            reason_field = f",{reason}" if reason else ""
+            lines.write(f"R\t351231235959Z\t{utc}{reason_field}\t{octets.hex().upper()}\tunknown\t/CN={count}\n")
+        if count % 2_000 == 0:
+            pipeline.execute()
+    pipeline.execute()
+    if lines is not None:
+        lines.close()
+
+
+def measure(command: list[str | Path], directory: Path) -> tuple[dict[str, float], str]:
+    """Run a command; returns wall-clock seconds, CPU seconds and peak memory, and what it wrote."""
+    began = time.perf_counter()
+    with (directory / "out").open("w+b") as out:
+        process = subprocess.Popen(command, cwd=directory, stdout=out, stderr=subprocess.STDOUT, env=os.environ)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - began
+        out.seek(0)
+        text = out.read().decode("utf-8", "replace")
+    if process.returncode:
+        raise SystemExit(f"{command[0]} failed: {text[-2000:]}")
+    used = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}
+    return used, text
+
+
+def issued(directory: Path, kind: str) -> dict[str, Any]:
+    """Have another process issue; returns what is known of it."""
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-m", "bench.crl_issue", kind, directory / "revocast.toml"]
+    os.environ["PYTHONPATH"] = str(root)
+    used, text = measure(command, directory)
+    return {**used, **json.loads(text.splitlines()[-1])}
+
+
+def openssl(directory: Path) -> dict[str, Any]:
+    """Have OpenSSL make a CRL of the same entries."""
+    command = ["openssl", "ca", "-gencrl", "-config", "openssl.cnf", "-out", "openssl.crl"]
+    used, _ = measure(list(command), directory)
+    size = (directory / "openssl.crl").stat().st_size
+    return {**used, "pem_bytes": size}
+
+
+def run(entries: int, rounds: int, *, rival: bool) -> dict[str, Any]:
+    """Measure one size."""
+    server = start_redis()
+    try:
+        with tempfile.TemporaryDirectory(prefix="revocast-bench-") as name:
+            directory = Path(name)
+            room = Room(server, directory, ca_options=CRL, now=int(time.time()) - 60)
+            try:
+                return _run(room, server, directory, entries, rounds, rival=rival)
+            finally:
+                room.close()
+    finally:
+        server.stop()
+
+
+def _run(room: Room, server: RedisServer, directory: Path, entries: int, rounds: int, *, rival: bool) -> dict[str, Any]:
+    room.load(dict.fromkeys(range(FIRST_DELTA_SERIAL, FIRST_DELTA_SERIAL + DELTA_ENTRIES), GOOD))
+    (directory / "openssl.cnf").write_text(OPENSSL_CONFIG)
+    (directory / "crlnumber").write_text("01\n")
+    fill(server, room.issuer.id, entries, directory / "index.txt" if rival else None)
+    ours, theirs = [], []
+    for at in range(rounds):
+        room.set_as_of(time.time() - 50 + at)
+        if rival:
+            theirs.append(openssl(directory))
+            show("openssl ca -gencrl", theirs[-1])
+        ours.append(issued(directory, "full"))
+        show("revocast, complete", ours[-1])
+    assert all(one["entries"] == entries for one in ours)
+    for serial in range(FIRST_DELTA_SERIAL, FIRST_DELTA_SERIAL + DELTA_ENTRIES):
+        room.change(serial, f"revoked {format_utc(time.time() - 5)} keyCompromise exp=2035-12-31T23:59:59Z")
+    room.set_as_of(time.time() - 1)
+    deltas = [issued(directory, "delta") for _ in range(2 * rounds - 1)]
+    show("revocast, delta of 100", deltas[-1])
+    assert all(one["entries"] == DELTA_ENTRIES for one in deltas)
+    found: dict[str, Any] = {"entries": entries, "revocast": ours, "delta": deltas}
+    found["issue_seconds"] = statistics.median(one["issue_seconds"] for one in ours)
+    found["peak_mb"] = max(one["peak_mb"] for one in ours)
+    found["delta_seconds"] = statistics.median(one["issue_seconds"] for one in deltas)
+    if rival:
+        found["openssl"] = theirs
+        found["openssl_version"] = subprocess.run(
+            ["openssl", "version"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        found["openssl_seconds"] = statistics.median(one["seconds"] for one in theirs)
+        found["times_as_fast"] = found["openssl_seconds"] / found["issue_seconds"]
+        found["times_as_fast_by_cpu"] = statistics.median(one["cpu_seconds"] for one in theirs) / statistics.median(
+            one["issue_cpu_seconds"] for one in ours
+        )
+        found["times_as_fast_with_start"] = found["openssl_seconds"] / statistics.median(one["seconds"] for one in ours)
+    return found
+
+
+def figures(sizes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the figures to reach (DESIGN), as bench/serve/report.py reads them."""
+    found: list[dict[str, Any]] = []
+    for one in sizes:
+        what = f"complete CRL of {one['entries']:,} entries"
+        if "times_as_fast" in one:
+            times = round(one["times_as_fast"], 2)
+            found.append({"what": f"{what} against openssl ca -gencrl", "value": times, "unit": "×", "at_least": 8})
+            times = round(one["times_as_fast_by_cpu"], 2)
+            found.append({"what": f"{what}, by CPU seconds", "value": times, "unit": "×"})
+        else:
+            smaller = [other for other in sizes if other["entries"] * 10 == one["entries"]]
+            for other in smaller:
+                times = round(one["issue_seconds"] / other["issue_seconds"], 2)
+                found.append(
+                    {"what": f"{what} against {other['entries']:,}", "value": times, "unit": "×", "at_most": 10}
+                )
+        found.append({"what": f"{what}, peak memory", "value": round(one["peak_mb"]), "unit": "MB", "at_most": 150})
+        delta = round(one["delta_seconds"] * 1000, 1)
+        what = f"delta CRL of {DELTA_ENTRIES} over {one['entries']:,}"
+        found.append({"what": what, "value": delta, "unit": "ms", "at_most": 100})
+    return found
+
+
+def show(what: str, one: dict[str, Any]) -> None:
+    """Print a measurement."""
+    own = f", issued in {one['issue_seconds']:.3f} s" if "issue_seconds" in one else ""
+    print(f"  {what}: {one['seconds']:.2f} s, {one['cpu_seconds']:.2f} s CPU, {one['peak_mb']:.0f} MB{own}", flush=True)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alone", action="store_true", help="without OpenSSL")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    one = run(options.entries, options.rounds, rival=not options.alone)
+    one |= {**describe_commit(), "machine": describe_machine()}
+    against = f", {one['times_as_fast']:.1f} × openssl" if "times_as_fast" in one else ""
+    print(
+        f"{one['entries']:,} entries in {one['issue_seconds']:.2f} s{against}, {one['peak_mb']:.0f} MB; "
+        f"delta of {DELTA_ENTRIES} in {one['delta_seconds'] * 1000:.0f} ms"
+    )
+    if options.json:
+        sizes = json.loads(options.json.read_text())["sizes"] if options.json.exists() else []
+        sizes = [*(other for other in sizes if other["entries"] != options.entries), one]
+        sizes.sort(key=lambda size: int(size["entries"]))
+        options.json.write_text(json.dumps({"sizes": sizes, "figures": figures(sizes)}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
