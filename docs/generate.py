@@ -48,8 +48,12 @@ LEVELS = (
 )
 TITLES = {
     "RFC 2585": "Operational protocols: FTP and HTTP",
+    "RFC 3986": "Uniform resource identifiers",
+    "RFC 4055": "RSA in certificates and CRLs",
+    "RFC 4387": "Certificate stores over HTTP",
     "RFC 5280": "Certificate and CRL profile",
     "RFC 5754": "SHA-2 with CMS",
+    "RFC 5758": "DSA and ECDSA in certificates and CRLs",
     "RFC 6960": "Online Certificate Status Protocol",
     "RFC 6962": "Certificate Transparency",
     "RFC 7512": "The PKCS #11 URI scheme",
@@ -61,6 +65,8 @@ TITLES = {
     "RFC 9881": "ML-DSA in certificates",
     "RFC 9919": "Lightweight OCSP profile",
     "BR": "CA/Browser Forum TLS Baseline Requirements",
+    "EN 319 411-1": "Policy and security requirements for trust service providers issuing certificates",
+    "EN 319 411-2": "The same for EU qualified certificates",
     "Mozilla": "Mozilla Root Store Policy",
     "Microsoft": "Microsoft Trusted Root Program",
     "X.690": "DER",

@@ -107,7 +107,7 @@ def progress(what: str, total: int) -> Iterator[Told]:
     def told(octets: int) -> None:
         nonlocal started
         bar.advance(task, octets)
-        if not started and time.monotonic() - began > PATIENCE_S:
+        if not started and bar.console.is_terminal and time.monotonic() - began > PATIENCE_S:
             started = True
             bar.start()
 

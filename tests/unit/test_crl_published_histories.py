@@ -42,6 +42,7 @@ class History:
     revoked: dict[int, str] = field(default_factory=dict)  # serial → reason, holds too
     expires: dict[int, int] = field(default_factory=dict)
     fulls: dict[str, dict[int, Listed]] = field(default_factory=dict)  # slot → number → CRL
+    deltas: dict[str, dict[int, str | None]] = field(default_factory=dict)  # slot → what its last delta listed
     numbers: dict[str, tuple[int, int]] = field(default_factory=dict)  # slot → number and thisUpdate seen last
 
     @property
@@ -114,6 +115,7 @@ class History:
                 delta = self.office.read(delta_slot)
                 self.check_number(delta_slot, delta)
                 self.check_delta(slot, delta)
+                self.check_kept(slot, delta)
                 if delta.number > full.number:
                     mine = combined(full, delta)
             assert all(serial % self.shards == int(slot) for serial in mine) if self.shards > 1 else True
@@ -157,6 +159,13 @@ class History:
             same = {s: r for s, r in fulls[delta.number].serials.items() if self.expires.get(s, self.now) >= self.now}
             assert alive[0] == same, "one number, one content"
 
+    def check_kept(self, slot: str, delta: Listed) -> None:
+        """DLT-06: what a delta has listed as revoked stays on all later ones until a complete CRL has it, expired or not."""
+        for serial, reason in self.deltas.get(slot, {}).items():
+            if reason != "removeFromCRL" and serial in self.revoked and serial not in delta.serials:
+                assert any(serial in one.serials for one in self.fulls[slot].values()), serial
+        self.deltas[slot] = delta.serials
+
 
 def combined(base: Listed, delta: Listed) -> dict[int, str | None]:
     """Combine a base with a delta as RFC 5280 §5.2.4 says."""
@@ -171,7 +180,7 @@ def combined(base: Listed, delta: Listed) -> dict[int, str | None]:
 @pytest.mark.clause("RFC 5280", "5.2.3", "MUST")
 @pytest.mark.clause("BR", "7.2", "MUST")
 def test_random_histories(make_office: MakeOffice, tmp_path: Path, seed: int, shards: int, options: str) -> None:
-    """CRL-07, CRL-09, DLT-01, DLT-03, DLT-04, DLT-05, IDP-07: at every moment the CRLs say what is revoked, and by no number twice."""
+    """CRL-07, CRL-09, DLT-01, DLT-03, DLT-04, DLT-05, DLT-06, IDP-07: at every moment the CRLs say what is revoked, and by no number twice."""
     rng = random.Random(seed)
     url = f"{HOST}/corp/{{shard}}.crl" if shards > 1 else f"{HOST}/corp.crl"
     words = f'shards = {shards}, url = "{url}"' + (f", {options}" if options else "")

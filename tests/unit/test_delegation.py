@@ -527,7 +527,7 @@ def open_it(
     return open_response_signer(config, issuer, tmp_path / "data", now, "revocast.toml")
 
 
-@pytest.mark.clause("Mozilla policy", "6", "MUST")
+@pytest.mark.clause("Mozilla", "6", "MUST")
 @pytest.mark.parametrize("key_type", ["rsa2048", "p256", "ed25519", "mldsa65"])
 def test_open_delegated(ca: PKI, tmp_path: Path, key_type: str) -> None:
     """DEL-05: answers carry the delegate's certificate and never outlive it."""
@@ -547,7 +547,7 @@ def test_open_delegated(ca: PKI, tmp_path: Path, key_type: str) -> None:
     opened.close()
 
 
-@pytest.mark.clause("Mozilla policy", "6", "MUST")
+@pytest.mark.clause("Mozilla", "6", "MUST")
 def test_open_direct(tmp_path: Path) -> None:
     """DEL-05: where the CA signs itself certs is absent, and answers never outlive the CA's certificate."""
     ca = make_ca(tmp_path, not_after=NOW + 100 * DAY_S)

@@ -388,7 +388,7 @@ def test_a_token_that_hangs_leaves_time_for_the_others(
 # --- the signer's end -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.clause("Mozilla policy", "6", "MUST")
+@pytest.mark.clause("Mozilla", "6", "MUST")
 def test_answers_end_with_their_signer_and_are_renewed_with_it(open_office: Callable[..., Office]) -> None:
     """DEL-05: two days left, four days of validity: nextUpdate is notAfter; renewed in time they last four days again."""
     office = open_office()
