@@ -276,7 +276,7 @@ class Issue:
             expired_certs_since=self._expired_since(slot, before) if crl.expired == "keep" and is_full else None,
             next_publish=(next_full if is_full else next_delta) if crl.next_publish and not self._last else None,
         )
-        next_update = self._next_update(instant.as_of, is_full=is_full)
+        next_update = self._next_update(instant, is_full=is_full)
         head = CRLHead(signer.issuer_der, instant.as_of, next_update, extensions.to_der())
         audit.require()
         built = build_crl(fresh, head, wanted.chunks, terms, signer.signer, partial(self._progress, slot))
@@ -319,14 +319,16 @@ class Issue:
         """RFC 5280 §5.2.5, BR §7.2.2: an issuingDistributionPoint only where the CRL is not of everything."""
         return self._office.crl.shards > 1 or self._office.crl.scope != "all" or self._signer.is_indirect
 
-    def _next_update(self, this_update: int, *, is_full: bool) -> int:
+    def _next_update(self, instant: Instant, *, is_full: bool) -> int:
         crl = self._office.crl
         if self._last:
             return NO_NEXT_UPDATE
         lasts = crl.validity
         if not is_full and crl.delta_every is not None:
             lasts = min(lasts, max(60, DELTA_OUTLASTS * crl.delta_every))
-        return min(this_update + lasts, self._signer.not_after)
+        # Promise 2: what another CRL alone says is not said beyond that one's end.
+        ends = self._signer.not_after if instant.until is None else min(self._signer.not_after, instant.until)
+        return min(instant.as_of + lasts, ends)
 
     def _let_go_before(self, slot: str) -> int:
         """Return before which second certificates must have expired to leave now; 0: none leaves.

@@ -23,6 +23,7 @@ class Instant:
 
     ``state``: what Redis said of the CA's CRLs before anything was read, for crl.numbering.reserve. ``history``: ``Store.run_id``.
     ``override``: status text that holds for every certificate of the CA then; usually "".
+    ``until``: the source itself says that it holds no longer; None: it does not say.
     """
 
     ca: str
@@ -31,6 +32,7 @@ class Instant:
     history: str
     state: CRLState
     override: str = ""
+    until: int | None = None
 
 
 def next_number(*known: int | None) -> int:

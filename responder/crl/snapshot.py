@@ -247,7 +247,7 @@ def _begin(store: Store, ca: str) -> Instant:
     if info is None or info.as_of is None:
         reason = "the CA's database was not read yet, so it is not known what is revoked"
         raise PublicationRefused("source", "RFC 5280 §5.1.2.4", reason)
-    return Instant(ca, info.as_of, tuple(store.journal_ends().values()), history, state)
+    return Instant(ca, info.as_of, tuple(store.journal_ends().values()), history, state, until=info.source_until)
 
 
 def _cut(store: Store, instant: Instant, put: Callable[[int, list[bytes]], None]) -> Instant:

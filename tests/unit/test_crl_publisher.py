@@ -141,6 +141,16 @@ def test_a_source_that_stands_still(make_office: MakeOffice) -> None:
     assert office.read().this_update > office.began
 
 
+@pytest.mark.clause("RFC 5280", "5.1.2.5", "MUST")
+def test_a_crl_does_not_outlast_the_one_that_is_its_source(make_office: MakeOffice) -> None:
+    """Where the CA's statuses come from a CRL of another: newer information is promised by then, and not by us."""
+    office = make_office()
+    now = office.room.clock.now()
+    office.room.store.set_as_of(office.room.issuer.id, now, until=now + 5 * HOUR_S)
+    office.turn()
+    assert office.read().next_update == int(now) + 5 * HOUR_S
+
+
 def test_a_key_out_of_reach(make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published CRL stays, it is tried again ever more seldom, and said once; then all is well again."""
     office = make_office()
