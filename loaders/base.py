@@ -168,6 +168,11 @@ class LoaderOptions(BaseModel):
         ge=1,
         description="How often the whole source is read and compared, although nothing seems to have changed.",
     )
+    compare: Duration | None = Field(
+        None,
+        ge=1,
+        description="How often `revocast follow` compares the source with Redis, answers and CRLs, as `revocast reconcile` does; its result is in the metrics. Absent: never.",
+    )
 
     @property
     def shared_key(self) -> str | None:

@@ -22,6 +22,8 @@ from rich.progress import (
 from rich.text import Text
 
 from loaders.follow import follow_all
+from loaders.reconcile import reconcile_ca
+from loaders.reconcile import report_lines as comparison_lines
 from loaders.registry import open_loader
 from loaders.report import report_lines
 from loaders.runner import Progress as PassProgress
@@ -64,6 +66,35 @@ def load(
                 typer.echo(line)
             is_clean = is_clean and report.is_clean
     if not is_clean:
+        raise typer.Exit(EXIT_REJECTED)
+
+
+def reconcile(
+    config: ConfigFile,
+    ca: Annotated[str | None, typer.Option("--ca", metavar="NAME", help="Only this CA.")] = None,
+    sample: Annotated[
+        int,
+        typer.Option(
+            "--sample", metavar="N", min=0, help="Certificates, at random, whose answers are asked for over HTTP."
+        ),
+    ] = 1000,
+) -> None:
+    """Read the CAs' databases again and compare them with Redis, with answers over HTTP and with the CRLs.
+
+    Prints each difference; exit code 1 if there is any. Writes nothing.
+    """
+    settings, issuers = open_config(config)
+    chosen = [issuer for issuer in issuers if ca in (None, issuer.name)]
+    if not chosen:
+        raise OperatorError(f"--ca {ca}: no such CA; there are {', '.join(issuer.name for issuer in issuers)}")
+    is_same = True
+    with with_redis(settings), Store.connect(settings, "follow") as store:
+        for issuer in chosen:
+            result = reconcile_ca(store, settings, config, issuers, issuer, SystemClock(), sample)
+            for line in comparison_lines(result):
+                typer.echo(line)
+            is_same = is_same and not result.count
+    if not is_same:
         raise typer.Exit(EXIT_REJECTED)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from loaders.base import Incremental, Loader
 from loaders.reading import PassReport
+from loaders.reconcile import reconcile_ca
 from loaders.registry import open_loader
 from loaders.report import log_report
 from loaders.runner import CONFIRM_AFTER_S, Runner, Stopped, is_ahead
@@ -23,7 +24,14 @@ from responder.config import Config
 from responder.errors import RevocastError, SourceUnavailable, StoreUnavailable
 from responder.issuers import Issuer, Issuers
 from responder.log import get_logger
-from responder.metrics import SOURCE_AS_OF, SOURCE_ERRORS, SOURCE_HELD_BACK, SOURCE_REJECTED
+from responder.metrics import (
+    SOURCE_AS_OF,
+    SOURCE_COMPARED_AT,
+    SOURCE_DIFFERENCES,
+    SOURCE_ERRORS,
+    SOURCE_HELD_BACK,
+    SOURCE_REJECTED,
+)
 from responder.process import Stop
 from responder.store.redis_store import Store
 
@@ -33,6 +41,8 @@ POLL_S = 0.5  # a change is seen within this, and brought in within a second whe
 POLL_DATABASE_S = 1.0  # of a source that is asked for its changes: each costs it a query
 SHRUNK_AGAIN_S = 60  # a source that listed too few is read as a whole again; no change would tell that it recovered
 AS_OF_EVERY_S = 2.0  # an unchanged source's as_of is written this often: one small write
+COMPARED_ANSWERS = 1000  # of each comparison
+LOGGED_DIFFERENCES = 10
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 5.0
 ALARM_EVERY_S = 60.0
@@ -258,6 +268,16 @@ def follow_all(config: Config, config_file: Path, clock: Clock, stop: Stop, on_r
         threading.Thread(target=_follow, args=(follower, stop), name=f"follow-{index}", daemon=True)
         for index, follower in enumerate(followers)
     ]
+    threads += [
+        threading.Thread(
+            target=_compare,
+            args=(config, config_file, issuers, issuer, clock, stop),
+            name=f"compare-{issuer.name}",
+            daemon=True,
+        )
+        for issuer in issuers
+        if issuer.config.source.options.get("compare") is not None
+    ]
     for thread in threads:
         thread.start()
     on_ready()
@@ -280,3 +300,20 @@ def _follow(follower: CAFollower, stop: Stop) -> None:
         raise
     finally:
         follower.close()
+
+
+def _compare(config: Config, config_file: Path, issuers: Issuers, issuer: Issuer, clock: Clock, stop: Stop) -> None:
+    """Compare a source each ``compare``, beside the follower and by a loader and a connection of its own."""
+    _, options = open_loader(issuers, issuer, str(config_file), clock)
+    while options.compare is not None and not stop.wait(options.compare):
+        try:
+            with Store.connect(config, "follow") as store:
+                result = reconcile_ca(store, config, config_file, issuers, issuer, clock, COMPARED_ANSWERS)
+        except (RevocastError, OSError) as error:
+            log.error("compare_failed", ca=issuer.name, error=str(error))
+            continue
+        SOURCE_DIFFERENCES.labels(issuer.name).set(result.count)
+        SOURCE_COMPARED_AT.labels(issuer.name).set(clock.now())
+        for difference in result.differences[:LOGGED_DIFFERENCES]:
+            log.error("source_differs", ca=issuer.name, difference=str(difference))
+        log.info("source_compared", ca=issuer.name, rows=result.rows, answers=result.asked, differences=result.count)

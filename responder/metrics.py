@@ -72,6 +72,18 @@ SOURCE_HELD_BACK = Gauge(
     ["ca"],
     multiprocess_mode="mostrecent",
 )
+SOURCE_DIFFERENCES = Gauge(
+    "revocast_source_differences",
+    "Serials of which a CA's source and Redis, answers or CRLs said different things at the last comparison.",
+    ["ca"],
+    multiprocess_mode="mostrecent",
+)
+SOURCE_COMPARED_AT = Gauge(
+    "revocast_source_compared_at_seconds",
+    "POSIX second at which a CA's source was last compared.",
+    ["ca"],
+    multiprocess_mode="mostrecent",
+)
 
 # --- signers (presign) ---
 SIGNER_NOT_AFTER = Gauge(

@@ -531,7 +531,7 @@ def test_a_hold_ends_by_an_explicit_release_alone(room: LoaderRoom) -> None:
         ('type = "oracle"', r"ca\[corp\]\.source\.type: no loader 'oracle' is installed; there are: .*openssl"),
         (
             'type = "openssl", path = "index.txt", pfad = 1',
-            r"ca\[corp\]\.source\.pfad: unknown key; allowed are type, certificates, copy, live, max_shrink, path, poll, reconcile",
+            r"ca\[corp\]\.source\.pfad: unknown key; allowed are type, certificates, compare, copy, live, max_shrink, path, poll, reconcile",
         ),
         ('type = "openssl"', r"ca\[corp\]\.source\.path: must be there"),
         ('type = "openssl", path = 5', r"ca\[corp\]\.source\.path: .*path.* \(got 5\)"),
