@@ -30,6 +30,8 @@ from responder.model import CRLReason, serial_to_octets
 BLOCK_BYTES = 1 << 20  # read at a time: some 15 thousand rows
 RECENT_S = 2.0  # coarser than any file system's clock (FAT: 2 s)
 MAX_LINE_BYTES = 1 << 16  # openssl writes a few hundred; a file without line ends must not fill the memory
+_YEAR_2000 = 946_684_800  # POSIX seconds
+_EXPIRED_BEFORE_2000 = " exp=19"
 MAX_SERIAL_HEX = 256  # RFC 5280 §4.1.2.2 allows 20 octets; far more is no serial
 _SERIAL = re.compile(rb"(-?)((?:[0-9A-Fa-f]{2})+)")
 _COLUMN_END = re.compile(rb"(?<!\\)\t")  # TXT_DB writes a TAB inside a column as backslash, TAB
@@ -230,9 +232,19 @@ def _take(batch: Batch, said: IndexLine | None, source: str, number: int) -> Non
 class IndexSnapshot:
     """One reading of an index.txt, by one open file: a rename in the meantime does not disturb it."""
 
-    def __init__(self, path: Path, now: float, *, dated: bool, folders: CertificateFolders, owner: Ownership) -> None:
-        """Open the file; raises SourceUnavailable."""
+    def __init__(
+        self,
+        path: Path,
+        now: float,
+        *,
+        dated: bool,
+        folders: CertificateFolders,
+        owner: Ownership,
+        ca_since: float,
+    ) -> None:
+        """Open the file; raises SourceUnavailable. ``ca_since``: notBefore of the CA's certificate, POSIX seconds."""
         self._path = str(path)
+        self._ca_since = ca_since
         self._folders = folders
         self._owner = owner
         try:
@@ -290,9 +302,26 @@ class IndexSnapshot:
 
     def _checked(self, batch: Batch, position: int) -> Batch:
         batch.position = position
+        self._refuse_impossible(batch)
         self._folders.look_at(batch)
         self._owner.filter(batch, self._path)
         return batch
+
+    def _refuse_impossible(self, batch: Batch) -> None:
+        """Reject rows that expired before there was the CA: XCA exports the years from 2050 on with two digits."""
+        if self._ca_since < _YEAR_2000:
+            return
+        odd = [row for row in batch.rows if _EXPIRED_BEFORE_2000 in row[1]]
+        if not odd:
+            return
+        batch.rows[:] = [row for row in batch.rows if _EXPIRED_BEFORE_2000 not in row[1]]
+        for serial_octets, text in odd:
+            said = text.partition(" exp=")[0]
+            reason = f"the certificate would have expired before its CA began ({text}): a year from 2050 on takes four digits"
+            presumed = said if said.startswith("revoked") else None
+            batch.rejected.append(
+                RowRejected(self._path, f"serial {serial_octets.hex()}", reason, serial_octets, presumed)
+            )
 
 
 class OpenSSLLoader:
@@ -310,6 +339,7 @@ class OpenSSLLoader:
         self._clock = clock
         self._folders = CertificateFolders(options.path, options.certificates, issuer)
         self._owner = Ownership(self._folders, issuer, siblings)
+        self._ca_since = issuer.not_before
         self.follows_clock = not options.dated
 
     def peek(self) -> str:
@@ -334,4 +364,5 @@ class OpenSSLLoader:
             dated=self._options.dated,
             folders=self._folders,
             owner=self._owner,
+            ca_since=self._ca_since,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -294,6 +295,28 @@ def test_what_openssl_writes_now(tmp_path: Path, ca: PKI) -> None:
     for leaf in leaves:
         not_after = format_utc(leaf.certificate.not_valid_after_utc.timestamp())
         assert f"exp={not_after}" in words[leaf.serial_octets]
+
+
+def test_what_xca_exports(tmp_path: Path, ca: PKI) -> None:
+    """XCA 2.4 writes no reasons, and two digits for the years from 2050 on, which UTCTime reads as 1950 on."""
+    (tmp_path / "index.txt").write_text(
+        "R\t271123154647Z\t261123154650Z\t0F\tunknown\t/CN=hold\n"
+        "V\t271123154649Z\t\t18\tunknown\t/CN=\\xC3\\x83\\xC2\\x9Cn/O=Tab\\x09and slash\\/x\n"
+        "V\t591001154649Z\t\t19\tunknown\t/CN=far\n"
+        "R\t591001154649Z\t261123154650Z\t1A\tunknown\t/CN=far\n"
+        "E\t210101000000Z\t\t1B\tunknown\t/CN=expired\n"
+    )
+    issuer = replace(issuer_of(ca.certificate_path), not_before=1_700_000_000)
+    read = Read(open_loader(tmp_path / "index.txt", issuer))
+    assert read.statuses == {
+        "0f": "revoked 2026-11-23T15:46:50Z exp=2027-11-23T15:46:47Z",
+        "18": "good exp=2027-11-23T15:46:49Z",
+        "1b": "good exp=2021-01-01T00:00:00Z",
+    }
+    good, revoked = read.rejected
+    assert "a year from 2050 on takes four digits" in good.reason
+    assert (good.serial_octets, good.presumed) == (b"\x19", None)
+    assert (revoked.serial_octets, revoked.presumed) == (b"\x1a", "revoked 2026-11-23T15:46:50Z")
 
 
 # --- the reading itself --------------------------------------------------------------------------------------------
