@@ -8,17 +8,11 @@ good until then. Called by loaders/certutil_dump.py. Times are POSIX seconds.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-MAX_OFFSET_S = 14 * 3600  # no zone is further from UTC
-QUARTER_S = 900  # every zone's offset is a multiple
-PRECISION_S = 60  # without -seconds, dates are cut off to minutes
-DAY_S = 86_400
-NEAR_DAYS = 28  # between two days this near, with the same offset, no summer time came and went
-SUMMER_TIME_S = 3600
-MAX_DAYS = 40_000  # remembered; a hundred years
+from loaders.zone_offsets import PRECISION_S, ZoneOffsets, offset_between
+
 AGREEING = 0.9  # share of the certificates that must agree; some row may always be odd
 
 _ORDERS = {"dmy": (2, 1, 0), "mdy": (2, 0, 1), "ymd": (0, 1, 2)}  # where year, month and day stand
@@ -81,10 +75,9 @@ class Calibration:
         self._certificates = 0
         self._hits = dict.fromkeys(self._orders, 0)  # certificates with which an order agrees
         self._votes = dict.fromkeys(self._orders, 0)  # dates that an order can read at all
-        self._offsets: dict[str, dict[int, int]] = {order: {} for order in self._orders}  # by day, for each order
+        self._offsets = {order: ZoneOffsets() for order in self._orders}
         self._zoneless: str | None = None  # a date without GMT
         self.order = ""
-        self._days: list[int] = []
 
     def see(self, text: str) -> None:
         """Look at a date of which nothing else is known: some orders cannot read it."""
@@ -108,19 +101,13 @@ class Calibration:
                 local = date.local(order)
             except ValueError:
                 continue
-            difference = local - not_before
-            offset = round(difference / QUARTER_S) * QUARTER_S
-            if abs(offset) > MAX_OFFSET_S or abs(difference - offset) > PRECISION_S:
-                continue
-            if date.is_gmt and offset:
+            offset = offset_between(local, not_before)
+            if offset is None or (date.is_gmt and offset):
                 continue
             if self._zone is not None and abs(self._in_zone(local) - not_before) > PRECISION_S:
                 continue
             self._hits[order] += 1
-            if len(self._offsets[order]) < MAX_DAYS:
-                # Of two offsets on one day, the larger: it dates earlier.
-                days = self._offsets[order]
-                days[local // DAY_S] = max(offset, days.get(local // DAY_S, -MAX_OFFSET_S))
+            self._offsets[order].add(local, offset)
 
     def settle(self) -> None:
         """Decide; raises ValueError, with what to do, where it cannot be decided."""
@@ -137,7 +124,6 @@ class Calibration:
                 f"the date {self._zoneless!r} has no time zone: use certutil -gmt, add RawCertificate and NotBefore to -out, or set time_zone"
             )
         self.order = orders[0]
-        self._days = sorted(self._offsets[self.order])
 
     def seconds(self, text: str) -> int:
         """Read a date; raises ValueError."""
@@ -150,23 +136,9 @@ class Calibration:
             return local
         if self._zone is not None:
             return self._in_zone(local)
-        return local - self._offset(local // DAY_S)
+        return self._offsets[self.order].utc(local)
 
     def _in_zone(self, local: int) -> int:
         assert self._zone is not None  # noqa: S101 - the callers have looked
         naive = datetime.fromtimestamp(local, UTC).replace(tzinfo=self._zone)  # fold=0: the earlier of two
         return int(naive.timestamp())
-
-    def _offset(self, day: int) -> int:
-        """Return the zone's offset on a day: as learned, and where that is not sure, one that dates earlier."""
-        offsets = self._offsets[self.order]
-        if day in offsets:
-            return offsets[day]
-        if not self._days:
-            raise ValueError("a date without a time zone, where nothing tells it")
-        at = bisect_left(self._days, day)
-        near = [self._days[i] for i in (at - 1, at) if 0 <= i < len(self._days)]
-        largest = max(offsets[one] for one in near)
-        if len(near) == 2 and near[1] - near[0] <= NEAR_DAYS and offsets[near[0]] == offsets[near[1]]:
-            return largest
-        return largest + SUMMER_TIME_S if len(near) == 1 or offsets[near[0]] == offsets[near[1]] else largest

@@ -28,14 +28,15 @@ PUBLIC = "everybody may read it"
 class Slapd:
     """One server: what lies below ``ou=public`` anybody may read, all else the reader."""
 
-    def __init__(self) -> None:
+    def __init__(self, schema: str = "") -> None:
+        """``schema``: further attribute types and object classes, as slapd.conf spells them."""
         self.directory = Path(tempfile.mkdtemp(prefix="rc-slapd-"))
         (self.directory / "db").mkdir()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         (self.directory / "slapd.conf").write_text(
-            f"include {SCHEMA}\npidfile {self.directory}/slapd.pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n"
+            f"include {SCHEMA}\n{schema}\npidfile {self.directory}/slapd.pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n"
             f'database mdb\nsuffix "{SUFFIX}"\nrootdn "{ADMIN}"\nrootpw {_ADMIN_PASSWORD}\n'
             f"directory {self.directory}/db\nmaxsize 67108864\n"
             f'access to dn.subtree="ou=public,{SUFFIX}" by * read\n'
@@ -83,6 +84,34 @@ class Slapd:
         opened.close()  # ldap3 does not where the server was quicker
         assert added, result
 
+    def replace_below(self, base: str, kind: str, entries: dict[str, dict[str, object]]) -> None:
+        """Have an organizational unit hold exactly these entries of one class, by cn; what is the same is not touched."""
+        import ldap3
+
+        connection = ldap3.Connection(
+            ldap3.Server("127.0.0.1", self.port, get_info=ldap3.NONE), ADMIN, _ADMIN_PASSWORD, check_names=False
+        )
+        assert connection.bind()
+        if not connection.search(base, "(objectClass=*)", ldap3.BASE):
+            assert connection.add(base, "organizationalUnit", {"ou": base.split(",")[0].split("=")[1]})
+        connection.search(base, f"(objectClass={kind})", ldap3.LEVEL, attributes=["*"])
+        held = {str(one["raw_attributes"]["cn"][0], "ascii"): one["raw_attributes"] for one in connection.response}
+        for name in held.keys() - entries.keys():
+            assert connection.delete(f"cn={name},{base}")
+        for name, attributes in entries.items():
+            wanted = {key: [as_octets(value)] for key, value in attributes.items()}
+            dn = f"cn={name},{base}"
+            if name not in held:
+                assert connection.add(dn, kind, wanted), connection.result
+                continue
+            known = {key: list(value) for key, value in held[name].items() if key != "objectClass"}
+            if known != wanted:
+                changes = {key: [(ldap3.MODIFY_REPLACE, wanted.get(key, []))] for key in known | wanted if key != "cn"}
+                assert connection.modify(dn, changes), connection.result
+        opened = connection.socket
+        connection.unbind()
+        opened.close()
+
     def put_crl(self, name: str, crl: bytes, delta: bytes | None = None, public: bool = True) -> str:
         """Put a cRLDistributionPoint in; returns its URL without an attribute."""
         dn = f"cn={name},ou=public,{SUFFIX}" if public else f"cn={name},{SUFFIX}"
@@ -95,6 +124,11 @@ class Slapd:
         self.process.terminate()
         self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def as_octets(value: object) -> bytes:
+    """A value as LDAP carries it."""
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 @pytest.fixture(scope="session")
