@@ -157,6 +157,32 @@ def presigning_part(hsm: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def crl_serving_part(found: dict[str, Any]) -> str:
+    """Return how large files are served, and what that costs the answers beside it."""
+    if "fast" not in found or "slow" not in found:
+        return NOT_MEASURED
+
+    def ratio(one: dict[str, float]) -> str:
+        return f"{one['median']:.2f} ({one['least']:.2f}–{one['most']:.2f})"
+
+    lines = ["| workers | octets a second, × nginx | per CPU second, × nginx |", "|--:|--:|--:|"]
+    for workers, one in found["fast"].items():
+        lines.append(f"| {workers} | {ratio(one['mb_s_ratio'])} | {ratio(one['mb_cpu_s_ratio'])} |")
+    slow = found["slow"]
+    lines += [
+        "",
+        f"{slow['clients']} clients at {slow['rate_each'] / 1e6:g} MB/s each: the worker has {slow['resident_mb']:.0f} MB, and "
+        f"{slow['added_mb']:.1f} MB more while they download {slow['mb_s']['median']:.0f} MB/s. Its hot OCSP answers meanwhile:",
+        "",
+        "| | × alone | × beside the same downloads from nginx |",
+        "|---|--:|--:|",
+    ]
+    titles = {"rate": "answers a second", "cpu_us": "CPU an answer", "p50_us": "p50", "p90_us": "p90", "p99_us": "p99"}
+    for name, title in titles.items():
+        lines.append(f"| {title} | {ratio(slow[f'{name}_to_alone'])} | {ratio(slow[f'{name}_to_nginx'])} |")
+    return "\n".join(lines) + "\n"
+
+
 # --- results of other benchmarks ---------------------------------------------------------------------------------------
 
 
@@ -205,6 +231,7 @@ def render(results: dict[str, Any]) -> str:
         "rates": lambda: rates_part(serve),
         "latency": lambda: latency_part(serve),
         "presigning": lambda: presigning_part(results.get("hsm", {})),
+        "crl_serving": lambda: crl_serving_part(results.get("crl_serve", {})),
         "losses": lambda: losses_part(results),
         "plot": lambda: "![Answers per CPU second, nginx = 1](performance.svg)\n" if serve.get("loads") else "",
     }
