@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from fastpath.crl_decode import EntryReader
 from responder.clock import SystemClock
 from responder.crl.armor import open_der
-from responder.crl.lint import Head, read_head
+from responder.crl.head import Head, read_head
 from responder.crl.parts import cut
 from responder.errors import CRLError, OperatorError
 

@@ -19,7 +19,8 @@ from responder.cli.crl_named import NamedCRL, crl_named, progress
 from responder.cli.named import parse_serial, read_certificate
 from responder.clock import SystemClock, format_utc
 from responder.crl.diff import Revocation
-from responder.crl.lint import Head, Problem, extension_name, lint_head
+from responder.crl.head import Head, extension_name
+from responder.crl.lint import Problem, lint_head
 from responder.crl.lint_entries import EntryLint
 from responder.crl.lint_signer import lint_signer
 from responder.crl.reader import CRLFile

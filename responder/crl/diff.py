@@ -14,7 +14,7 @@ from itertools import islice
 from fastpath.crl_compare import Changes
 from fastpath.crl_decode import Entry, EntryReader
 from responder.crl.gather import Gather, Item
-from responder.crl.lint import Head
+from responder.crl.head import IDP, Head
 from responder.crl.lint_entries import serial_key
 from responder.model import CRLReason
 
@@ -123,4 +123,4 @@ def not_combinable(base: Head, delta: Head) -> Iterable[str]:
 
 def idp_of(head: Head) -> list[bytes]:
     """Return the issuingDistributionPoint's DER: two CRLs have the same scope where it is the same."""
-    return [extension.value for extension in head.parts.values("2.5.29.28")]
+    return [extension.value for extension in head.parts.values(IDP)]

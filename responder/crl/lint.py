@@ -1,21 +1,20 @@
 """What is wrong with a CRL, by the standards' clauses: anybody's CRL, and more than any one linter finds.
 
 RFC 5280 §5 for all; profile ``webpki``: BR §4.9.7, §7.1.3.2 and §7.2, and the root programmes' rules besides; ``etsi``: EN 319 411.
-This is the head, parts.py's; the entries are in lint_entries.py. Called by ``revocast crl show``. Knows no store and no key.
+This is for what head.py reads; lint_entries.py is for entries. Called by ``revocast crl show``. Knows no store and no key.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from asn1crypto import core, crl, x509
+from typing import Literal
 
 from responder.clock import format_utc
 from responder.config_types import DAY_S
-from responder.crl.parts import GENERALIZED_TIME, CRLParts, parse_integer, parse_time
+from responder.crl.head import AIA, AKI, DELTA, FRESHEST, IDP, ISSUER_ALT_NAME, NUMBER, Head, extension_name
+from responder.crl.parts import GENERALIZED_TIME, parse_time
 from responder.crl.published import NO_NEXT_UPDATE
 
 Profile = Literal["webpki", "etsi", "private"]
@@ -26,21 +25,6 @@ LARGE_BYTES = 10 * 1024 * 1024  # Microsoft Trusted Root Program 3.2.3
 MAX_NUMBER_OCTETS = 20  # RFC 5280 §5.2.3
 MAX_DAYS = {"users": 10, "cas": 365}  # BR §7.2: 10 days, 12 months
 
-AKI, NUMBER, DELTA, IDP = "2.5.29.35", "2.5.29.20", "2.5.29.27", "2.5.29.28"
-FRESHEST, EXPIRED_CERTS, ISSUER_ALT_NAME, AIA = "2.5.29.46", "2.5.29.60", "2.5.29.18", "1.3.6.1.5.5.7.1.1"
-NEXT_PUBLISH, CA_VERSION = "1.3.6.1.4.1.311.21.4", "1.3.6.1.4.1.311.21.1"
-EXTENSION_NAMES = {
-    AKI: "authorityKeyIdentifier",
-    ISSUER_ALT_NAME: "issuerAltName",
-    NUMBER: "cRLNumber",
-    DELTA: "deltaCRLIndicator",
-    IDP: "issuingDistributionPoint",
-    FRESHEST: "freshestCRL",
-    AIA: "authorityInfoAccess",
-    EXPIRED_CERTS: "expiredCertsOnCRL",
-    NEXT_PUBLISH: "Microsoft Next CRL Publish",
-    CA_VERSION: "Microsoft CA Version",
-}
 # Extension → whether it must be critical, and the clause.
 _CRITICAL = {
     AKI: (False, "RFC 5280 §5.2.1"),
@@ -50,17 +34,6 @@ _CRITICAL = {
     IDP: (True, "RFC 5280 §5.2.5"),
     FRESHEST: (False, "RFC 5280 §5.2.6"),
     AIA: (False, "RFC 5280 §5.2.7"),
-}
-# asn1crypto's names of ReasonFlags (RFC 5280 §4.2.1.13), whose bits 7 and 8 are CRLReason 9 and 10.
-_REASON_FLAGS = {
-    "key_compromise": 1,
-    "ca_compromise": 2,
-    "affiliation_changed": 3,
-    "superseded": 4,
-    "cessation_of_operation": 5,
-    "certificate_hold": 6,
-    "privilege_withdrawn": 9,
-    "aa_compromise": 10,
 }
 # BR §7.1.3.2: AlgorithmIdentifiers octet by octet: RSASSA-PKCS1-v1_5, RSASSA-PSS and ECDSA, with SHA-256, SHA-384 and SHA-512.
 _BR_ALGORITHMS = frozenset(
@@ -87,121 +60,6 @@ class Problem:
     level: Level
     text: str
     clause: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """The issuingDistributionPoint: which certificates the CRL is about. ``urls``: fullName's, octet by octet."""
-
-    urls: tuple[str, ...] = ()
-    other_names: int = 0  # names in fullName that are no URLs
-    only: tuple[str, ...] = ()  # the flags that are set, such as onlyContainsUserCerts
-    reasons: frozenset[int] | None = None  # onlySomeReasons, by CRLReason; None: all
-    indirect: bool = False
-    empty: bool = False  # an empty SEQUENCE
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What a CRL says of itself before and behind its entries. Times are POSIX seconds; None: absent, or unreadable."""
-
-    parts: CRLParts
-    this_update: int
-    next_update: int | None
-    number: int | None
-    base_number: int | None
-    authority_key: bytes | None
-    scope: Scope | None  # None: no issuingDistributionPoint
-    freshest: tuple[str, ...]
-    next_publication: int | None
-    expired_since: int | None
-    unreadable: tuple[tuple[str, str], ...]  # extension, and what is wrong with it
-
-    @property
-    def is_delta(self) -> bool:
-        """Say whether it calls itself a delta CRL."""
-        return bool(self.parts.values(DELTA))
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def read_head(parts: CRLParts) -> Head:
-    """Read the values of a CRL's head; an extension that cannot be read is noted. Raises ValueError for a wrong time."""
-    unreadable: list[tuple[str, str]] = []
-
-    def value(oid: str, parse: Callable[[bytes], Any]) -> Any:
-        for extension in parts.values(oid)[:1]:
-            try:
-                return parse(extension.value)
-            except (ValueError, TypeError, KeyError) as error:
-                unreadable.append((oid, str(error).splitlines()[0]))
-        return None
-
-    return Head(
-        parts=parts,
-        this_update=parse_time(parts.this_update_der),
-        next_update=None if parts.next_update_der is None else parse_time(parts.next_update_der),
-        number=value(NUMBER, parse_integer),
-        base_number=value(DELTA, parse_integer),
-        authority_key=value(AKI, _parse_key_identifier),
-        scope=value(IDP, _parse_scope),
-        freshest=value(FRESHEST, _parse_urls) or (),
-        next_publication=value(NEXT_PUBLISH, parse_time),
-        expired_since=value(EXPIRED_CERTS, parse_time),
-        unreadable=tuple(unreadable),
-    )
-
-
-def _parse_key_identifier(der: bytes) -> bytes | None:
-    key_identifier = x509.AuthorityKeyIdentifier.load(der, strict=True)["key_identifier"]
-    return None if isinstance(key_identifier, core.Void) else bytes(key_identifier.native)
-
-
-def _parse_scope(der: bytes) -> Scope:
-    point = crl.IssuingDistributionPoint.load(der, strict=True)
-    names = []
-    place = point["distribution_point"]
-    if not isinstance(place, core.Void) and place.name == "full_name":
-        names = list(place.chosen)
-    reasons = point["only_some_reasons"]
-    return Scope(
-        urls=tuple(_url(name) for name in names if name.name == "uniform_resource_identifier"),
-        other_names=sum(name.name != "uniform_resource_identifier" for name in names),
-        only=tuple(
-            flag
-            for flag, key in (
-                ("onlyContainsUserCerts", "only_contains_user_certs"),
-                ("onlyContainsCACerts", "only_contains_ca_certs"),
-                ("onlyContainsAttributeCerts", "only_contains_attribute_certs"),
-            )
-            if point[key].native
-        ),
-        reasons=None if isinstance(reasons, core.Void) else _reasons(reasons),
-        indirect=bool(point["indirect_crl"].native),
-        empty=not point.contents,
-    )
-
-
-def _reasons(flags: Any) -> frozenset[int]:
-    return frozenset(_REASON_FLAGS[name] for name in flags.native if name in _REASON_FLAGS)
-
-
-def _parse_urls(der: bytes) -> tuple[str, ...]:
-    urls: list[str] = []
-    for point in x509.CRLDistributionPoints.load(der, strict=True):
-        place = point["distribution_point"]
-        if not isinstance(place, core.Void) and place.name == "full_name":
-            urls += [_url(name) for name in place.chosen if name.name == "uniform_resource_identifier"]
-    return tuple(urls)
-
-
-def _url(name: Any) -> str:
-    # asn1crypto's own value would be normalised; what counts are the octets.
-    return bytes(name.chosen.contents).decode("latin-1")
-
-
-# --- judging ----------------------------------------------------------------------------------------------------------
 
 
 def lint_head(head: Head, profile: Profile, certificates: str, now: float, size: int) -> Iterator[Problem]:
@@ -298,11 +156,8 @@ def _lint_extensions(head: Head) -> Iterator[Problem]:
         yield _error("authorityKeyIdentifier has no keyIdentifier", "RFC 5280 §5.2.1")
     if head.is_delta and head.parts.values(FRESHEST):
         yield _error("freshestCRL must not be in a delta CRL", "RFC 5280 §5.2.6")
-
-
-def extension_name(oid: str) -> str:
-    """Name an extension, or give its identifier."""
-    return EXTENSION_NAMES.get(oid, f"extension {oid}")
+    if not head.freshest_is_plain:
+        yield _error("freshestCRL must have neither reasons nor cRLIssuer", "RFC 5280 §5.2.6")
 
 
 def _lint_number(head: Head) -> Iterator[Problem]:
@@ -341,6 +196,11 @@ def _lint_web_pki(head: Head, size: int) -> Iterator[Problem]:
     if head.parts.signature_der not in _BR_ALGORITHMS:
         yield _error(
             f"the signature's AlgorithmIdentifier {head.parts.signature_der.hex()} is not allowed", "BR §7.1.3.2"
+        )
+    if head.names_issuer:
+        yield _error(
+            "authorityKeyIdentifier must have keyIdentifier alone, and has authorityCertIssuer or authorityCertSerialNumber",
+            "BR §7.1.2.11.1",
         )
     if scope is not None:
         if scope.indirect:

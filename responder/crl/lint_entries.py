@@ -11,7 +11,8 @@ from operator import attrgetter
 
 from fastpath.crl_decode import Entry
 from responder.crl.gather import Gather
-from responder.crl.lint import Head, Problem, Profile
+from responder.crl.head import Head
+from responder.crl.lint import Problem, Profile
 from responder.model import CRLReason
 
 BR_REASONS = frozenset({1, 3, 4, 5, 9})  # BR §7.2.2, Mozilla §6.1.1

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from cryptography import x509
 
-from responder.crl.lint import Head, Problem
+from responder.crl.head import Head
+from responder.crl.lint import Problem
 from responder.crl.reader import CRLFile
 from responder.errors import CRLError
 

@@ -11,7 +11,7 @@ from fastpath.crl_compare import order_of
 from fastpath.crl_decode import EntryReader
 from responder.crl.diff import Difference, combined_differences, differences, not_combinable
 from responder.crl.gather import Gather
-from responder.crl.lint import read_head
+from responder.crl.head import read_head
 from responder.crl.parts import cut
 from tests.pki import serial_octets
 from tests.reference.crl import AKI, RawCRL, distribution_point, entry, extension, integer, key_identifier, reason

@@ -8,7 +8,8 @@ import pytest
 
 from fastpath.crl_decode import EntryReader
 from responder.clock import parse_utc
-from responder.crl.lint import Problem, Profile, lint_head, read_head
+from responder.crl.head import read_head
+from responder.crl.lint import Problem, Profile, lint_head
 from responder.crl.lint_entries import EntryLint
 from responder.crl.parts import NoCRL, cut
 from tests.reference.crl import (
@@ -120,6 +121,12 @@ def test_nothing_is_wrong(crl: RawCRL, profile: Profile) -> None:
             DELTA_CRL.and_extension(extension(FRESHEST, tlv(0x30, tlv(0x30, tlv(0xA0, full_name(URL)))))),
             "freshestCRL must not be in a delta CRL (RFC 5280 §5.2.6)",
         ),
+        (
+            GOOD.and_extension(
+                extension(FRESHEST, tlv(0x30, tlv(0x30, tlv(0xA0, full_name(URL)), tlv(0x81, b"\x06\x40"))))
+            ),
+            "freshestCRL must have neither reasons nor cRLIssuer (RFC 5280 §5.2.6)",
+        ),
         (GOOD.and_extension(extension(IDP, distribution_point(URL))), "issuingDistributionPoint must be critical"),
         (GOOD.and_extension(extension(IDP, tlv(0x30), critical=True)), "issuingDistributionPoint is an empty SEQUENCE"),
         (
@@ -191,6 +198,11 @@ TEN_DAYS, TOO_LONG = "261206100000Z", "261206100001Z"
         ),
         (GOOD.but(entries=[entry(5, "261120100000Z", reason(2))]), "users", "reasonCode cACompromise is not allowed"),
         (GOOD.but(entries=[entry(5, "261120100000Z", reason(2))]), "cas", None),
+        (
+            GOOD.but(extensions=[NUMBER, extension("2.5.29.35", tlv(0x30, tlv(0x80, bytes(20)), tlv(0x82, b"\x05")))]),
+            "users",
+            "authorityKeyIdentifier must have keyIdentifier alone",
+        ),
         (GOOD.but(entries=[entry(5)]), "cas", "a CA certificate's entry must have a reasonCode: 1 entry, serial 05"),
         (
             GOOD.and_extension(extension(IDP, distribution_point(URL, flags=(4,)), critical=True)),
