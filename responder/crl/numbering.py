@@ -21,7 +21,8 @@ LAST_NUMBER = (1 << 159) - 1  # RFC 5280 §5.2.3: at most 20 octets; BR §7.2.2:
 class Instant:
     """Of when a snapshot is. ``as_of``: thisUpdate; ``cut``: by partition, the last journal entry that it has seen.
 
-    ``state``: what Redis said of the CA's CRLs before anything was read, for crl.numbering.reserve. ``history``: ``Store.run_id``.
+    ``state``: what Redis said of the CA's CRLs before anything was read, for crl.numbering.reserve; without ``regular`` where
+    nothing may be left out of the CRL. ``history``: ``Store.run_id``.
     ``override``: status text that holds for every certificate of the CA then; usually "".
     ``until``: the source itself says that it holds no longer; None: it does not say.
     """

@@ -264,6 +264,8 @@ class Series:
         took = office.clock.monotonic() - began
         self._seen = issue.cut
         self._pace = Pace(None, office.clock.now(), took)
+        if not due.full and not any(one.base_number for one in published):
+            self._pace.no_delta_before = office.clock.now() + (office.crl.delta_every or 0)
         self._ended = last
         kind = "full" if due.full else "delta"
         metrics.CRLS_ISSUED.labels(office.issuer.name, kind, due.why).inc(len(published))

@@ -37,11 +37,15 @@ class Due:
 
 @dataclass(slots=True)
 class Pace:
-    """What was seen since the last CRL. ``urgent_since``: when the first revocation was seen that no CRL has yet."""
+    """What was seen since the last CRL. ``urgent_since``: when the first revocation was seen that no CRL has yet.
+
+    ``no_delta_before``: a complete CRL was issued where a delta was due, but none could be: the next is due then.
+    """
 
     urgent_since: float | None = None
     last_ended: float = 0.0
     last_took_s: float = 0.0
+    no_delta_before: float = 0.0
 
 
 def next_due(crl: CRLConfig, full: Published | None, delta: Published | None, pace: Pace, now: float) -> list[Due]:
@@ -55,7 +59,7 @@ def next_due(crl: CRLConfig, full: Published | None, delta: Published | None, pa
     has_deltas = crl.delta_every is not None
     if has_deltas:
         at: float = delta.next_publication if delta is not None else full.this_update
-        found.append(Due(at, full=False, regular=False, why="schedule"))
+        found.append(Due(max(at, pace.no_delta_before), full=False, regular=False, why="schedule"))
     newest = delta if has_deltas and delta is not None and (delta.number or 0) >= (full.number or 0) else full
     if newest.soonest_ahead is not None:
         found.append(Due(newest.soonest_ahead, full=not has_deltas, regular=False, why="in_effect"))

@@ -32,6 +32,9 @@ PATIENT_PARTS = 8
 MOST_PARTS = 1_000
 MOST_PATIENCE = 16  # times CUT_FIELDS: some 150 ms
 MOST_AHEAD = 10_000  # serials dated ahead that a base remembers; with more there are no deltas, only complete CRLs
+MOST_CHANGES = (
+    100_000  # since the last complete CRL by schedule; with more there is no delta, which would be as large as that
+)
 BUFFER_OCTETS = 1 << 20
 
 
@@ -93,11 +96,8 @@ class Snapshot:
         changed = _changed(store, self.instant.ca, bases)
         if bases is None or changed is None or self.instant.override:
             return None
-        by_chunk: dict[int, list[bytes]] = {}
-        for serial in changed:
-            by_chunk.setdefault(serial_hash(serial) % CHUNKS, []).append(serial)
         texts: dict[bytes, str] = {}
-        for number, serials in by_chunk.items():
+        for number, serials in _by_chunk(changed).items():
             records = self._records(number)
             texts |= {serial: records[serial] for serial in serials if serial in records}
         return ChangeSet(self.instant, bases, changed, texts)
@@ -130,12 +130,17 @@ class Snapshot:
         for number, flat in chunks:
             self.put(number, flat)
 
-    def seal(self, instant: Instant, stays: Iterable[bytes]) -> None:
-        """Say of when it is. ``stays``: serials that the CRL keeps, however long ago their certificates have expired."""
+    def seal(self, instant: Instant, changed: Iterable[bytes]) -> None:
+        """Say of when it is. ``changed``: serials that the CRL keeps, however long ago their certificates have expired."""
         self._file.flush()
         self._instant = instant
-        for serial in stays:
-            self._stays.setdefault(serial_hash(serial) % CHUNKS, set()).add(serial)
+        by_chunk = _by_chunk(changed)
+        moment = format_utc(instant.as_of)
+        for number, serials in by_chunk.items():
+            records = self._records(number)
+            expired = {one for one in serials if _expiry(records.get(one, "")) < moment}
+            if expired:
+                self._stays[number] = expired
 
     # --- within -----------------------------------------------------------------------------------------------------
 
@@ -145,13 +150,13 @@ class Snapshot:
         return {serial: text.decode() for serial, text in unpack_records(chunk)}
 
     def _without_expiry(self, chunk: bytes, number: int) -> bytes:
-        """Return a chunk in which the records of what stays tell no expiry that is over, so that nothing drops them."""
+        """Return a chunk in which the records of what stays tell no expiry, so that nothing drops them."""
         flat: list[bytes] = []
         for serial, text in unpack_records(chunk):
-            status = Status.from_text(text.decode())
-            if serial in self._stays[number] and status.not_after is not None and status.not_after < self.as_of:
-                status = replace(status, not_after=None)
-            flat += (serial.hex().encode(), status.to_text().encode())
+            said = text
+            if serial in self._stays[number]:
+                said = replace(Status.from_text(text.decode()), not_after=None).to_text().encode()
+            flat += (serial.hex().encode(), said)
         return pack_revoked(flat)
 
     def _ahead(self, now: float) -> list[bytes]:
@@ -208,7 +213,11 @@ def _fill(snapshot: Snapshot, store: Store, ca: str, progress: Callable[[int, in
     # What was revoked since the last complete CRL by schedule is on this one, even if it had expired before that: it may have
     # been on a delta CRL or one that was issued in between, and must stay until one by schedule had it (RFC 5280 §3.3, §5.2.4).
     bases = _usable_bases(instant, list(instant.state.bases)) or {}
-    changed = _changed(store, ca, {slot: replace(base, cut=base.regular_cut) for slot, base in bases.items()} or None)
+    by_schedule = {slot: replace(base, cut=base.regular_cut) for slot, base in bases.items()}
+    changed = _changed(store, ca, by_schedule or None)
+    if changed is None and store.count_changes(ca) is not None:
+        # Which ones that are is not known, so this CRL leaves nothing out.
+        instant = replace(instant, state=replace(instant.state, regular={}))
     if instant.override:
         snapshot.put_all(read_all_revoked(store, ca, instant.override))
         if store.cut(ca, instant.cut).overrides != (instant.override,) * PARTITIONS:
@@ -279,7 +288,7 @@ def _usable_bases(instant: Instant, slots: Sequence[str]) -> dict[str, CRLBase] 
 
 def _changed(store: Store, ca: str, bases: Mapping[str, CRLBase] | None) -> dict[bytes, Changed] | None:
     """Return what changed since the oldest of the bases, and what lay ahead at one of them; None: that is not known."""
-    if bases is None:
+    if bases is None or (store.count_changes(ca) or 0) > MOST_CHANGES:
         return None
     oldest = [min(numbers) for numbers in zip(*(base.cut for base in bases.values()), strict=True)]
     changed = store.changed_since(ca, oldest)
@@ -292,6 +301,19 @@ def _changed(store: Store, ca: str, bases: Mapping[str, CRLBase] | None) -> dict
             known = changed.get(serial, Changed(0, may_be_listed=False))
             changed[serial] = replace(known, number=max(known.number, at))
     return changed
+
+
+def _by_chunk(serials: Iterable[bytes]) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    for serial in serials:
+        found.setdefault(serial_hash(serial) % CHUNKS, []).append(serial)
+    return found
+
+
+def _expiry(text: str) -> str:
+    """Return when a certificate expires, as its status says; later than all times where that says nothing."""
+    at = text.find("exp=")
+    return text[at + 4 : at + 24] if at >= 0 else "~"
 
 
 def _packed(flat: list[bytes], number: int) -> bytes:

@@ -152,6 +152,12 @@ class CRLStore(StoreBase):
         commands = [("EVALSHA", script.sha, 1, self.layout.changed(ca, p), what) for p, (ca, what) in arguments.items()]
         self._write(commands, script)
 
+    def count_changes(self, ca: str) -> int | None:
+        """Return how many changes are kept, about; None: none are, since nobody asked for it."""
+        keys = [self.layout.changed(ca, p) for p in PARTITIONS]
+        counts = self._read([("ZCARD", key) for key in keys])
+        return sum(counts) if any(self._read([("ZSCORE", key, layout.BASE_MEMBER) for key in keys])) else None
+
     def changed_since(self, ca: str, after: Sequence[int]) -> dict[bytes, Changed] | None:
         """Return the serials whose revocation changed after journal numbers, by partition.
 

@@ -401,12 +401,19 @@ def test_a_key_in_a_token(make_office: MakeOffice, softhsm: Callable[..., SoftHS
     office.series.close()
 
 
-def test_an_override_stops_publication(make_office: MakeOffice) -> None:
-    """RFC 6960 §2.7: where all of a CA is revoked no list of single entries says so: the old CRL stays, with an alarm."""
-    office = make_office()
+def test_an_override_lists_everything(make_office: MakeOffice) -> None:
+    """RFC 6960 §2.7: where all of a CA is revoked its CRL says so at once, and never with a delta."""
+    office = make_office(f'delta_every = "1h", url = "{URL}"')
     office.turn()
     office.room.store.set_override(office.room.issuer.id, REVOKED)
+    office.settle()
+    number = office.number()
+    office.pass_time(11)
+    assert office.number() == number, "again and again"
+    assert set(office.read().serials) == {1, 2, 3, 4}
+    assert office.number("delta") is None
+    office.room.store.set_override(office.room.issuer.id, "good")
     with capture_logs() as logs:
         office.settle()
-    assert office.number() == 1
+    assert office.number() == number
     assert "override: an override holds for every certificate" in logs[-1]["error"]

@@ -430,6 +430,25 @@ def test_what_a_delta_had_stays_until_a_crl_by_schedule_had_it(store: Store, tak
     assert records(take().chunks()) == {old: EXPIRED, late: EXPIRED}
 
 
+def test_after_very_many_changes_there_is_no_delta_and_nothing_leaves(
+    store: Store, take: Callable[..., Snapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mass revocation: the delta would be as large as the complete CRL, and all changes would have to be held in memory."""
+    store.keep_changes(CA)
+    publish(store, take(), 1)
+    revoke(store, *serials(60))
+    monkeypatch.setattr("responder.crl.snapshot.MOST_CHANGES", 50)
+    assert take_changes(store, CA, ["full"]) is None
+    snapshot = take()
+    assert (snapshot.count, snapshot.changes(store, ["full"])) == (60, None)
+    assert (snapshot.instant.state.regular, store.crl_state(CA).regular) == ({}, {"full": NOW})
+    publish(store, snapshot, 2)
+    assert take_changes(store, CA, ["full"]) is not None
+    assert take().instant.state.regular == {"full": NOW}
+    store.drop_changes(CA)  # no deltas any more: then nothing can have been on one alone
+    assert take().instant.state.regular == {"full": NOW}
+
+
 def test_each_shard_has_its_own_base(store: Store, take: Callable[..., Snapshot]) -> None:
     first, second, third = serials(3)
     store.keep_changes(CA)
