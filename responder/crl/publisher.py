@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from responder import metrics
 from responder.clock import Clock, format_utc
 from responder.config import Config
-from responder.config_crl import FULL, CRLConfig
+from responder.config_crl import FULL
 from responder.crl.depot import DIRECTORY, Depot
 from responder.crl.issue import Issue, NoNews, Office, Progress
 from responder.crl.published import Published
@@ -26,7 +27,6 @@ from responder.errors import (
     CRLError,
     OperatorError,
     PublicationRefused,
-    RevocastError,
     SignerUnavailable,
     SourceUnavailable,
     StoreUnavailable,
@@ -36,6 +36,7 @@ from responder.log import get_logger
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.crl_signer import CRLSigner, open_crl_signer
 from responder.signing.rollover import files_digest
+from responder.store.crl_store import CRLState
 from responder.store.redis_store import Store
 from responder.store.values import JournalEntry
 
@@ -115,6 +116,7 @@ class Series:
         self._holder = holder
         self._progress = progress
         self._pace = Pace()
+        self._has_previous = False  # whether it was asked for the CA's own last CRL
         self._seen: tuple[int, ...] | None = None  # journal numbers that the published CRLs have seen
         self._full: Published | None = None
         self._delta: Published | None = None
@@ -131,12 +133,27 @@ class Series:
         state = office.store.crl_state(office.issuer.id)
         self._ended = state.ended is not None
         self.look()
+        self._pace.is_torn = self._is_torn(state)
         bases = [state.bases.get(slot) for slot in office.crl.complete_slots]
         if self._full is None or any(base is None or base.history != office.store.run_id() for base in bases):
             self._pace.urgent_since = office.clock.now()
             return None
         self._seen = tuple(min(numbers) for numbers in zip(*(base.cut for base in bases if base), strict=True))
         return dict(enumerate(self._seen))
+
+    def _is_torn(self, state: CRLState) -> bool:
+        """Say whether Redis was not told of a CRL that is published here: then other machines never see it."""
+        for slot in self.office.depot.slots(self.office.issuer.name):
+            here, text = self.office.published(slot), state.published.get(slot)
+            if here is None:
+                continue
+            try:
+                known = Published.from_text(text).number if text is not None else None
+            except ValueError:
+                return True
+            if here.number is not None and (known is None or known < here.number):
+                return True
+        return False
 
     def note(self, entry: JournalEntry) -> None:
         """Hear of a change; of this CA's revocations that no CRL has seen yet one is due at once."""
@@ -236,6 +253,7 @@ class Series:
             # Somebody else was quicker, or Redis's journal has moved: no alarm, unless it lasts (revocast_crl_overdue_seconds).
             metrics.CRL_FAILURES.labels(office.issuer.name, "conflict").inc()
             log.warning("crl_conflict", ca=office.issuer.name, error=str(error))
+            self._pace.is_torn = self._is_torn(office.store.crl_state(office.issuer.id))
             self._retry_at = office.clock.monotonic() + CONFLICT_WAIT_S
         except StoreUnavailable:
             raise
@@ -249,7 +267,9 @@ class Series:
             self._failed(due, "config", error)
         except OSError as error:
             self._failed(due, "disk", error)
-        except (RevocastError, ValueError) as error:
+        except Stopped:
+            raise
+        except Exception as error:  # whatever is the matter with one CA, the other CAs' CRLs go on
             self._failed(due, "source" if isinstance(error, SourceUnavailable | CRLError) else "other", error)
         else:
             self._pause_s, self._said = RETRY_FIRST_S, ("", 0.0)
@@ -258,7 +278,11 @@ class Series:
 
     def issue(self, due: Due, *, last: bool = False, let_go: frozenset[bytes] = frozenset()) -> list[Published]:
         """Issue what ``due`` says, with the lease held; raises as Issue.run, and ConfigError."""
-        office, began = self.office, self.office.clock.monotonic()
+        began = self.office.clock.monotonic()
+        if not self._has_previous:
+            self.office = replace(self.office, foreign=fetch_previous(self.office))
+            self._has_previous = True
+        office = self.office
         issue = Issue(office, self._keys.signer(), due, last=last, let_go=let_go, progress=self._progress)
         published = issue.run()
         took = office.clock.monotonic() - began
@@ -341,30 +365,30 @@ def open_series(
     clock: Clock,
     progress: Progress = lambda _what, _done: None,
 ) -> Series:
-    """Make ready to issue one CA's CRLs; closes nothing: see ``Series.close``. Raises ConfigError, SourceUnavailable."""
+    """Make ready to issue one CA's CRLs; to be closed."""
     crl = issuer.config.crl
     assert crl is not None  # noqa: S101 - only such CAs have a series
     depot = Depot(config.data_dir / DIRECTORY)
     share = config.redis is not None and crl.share
-    foreign = fetch_previous(crl, issuer, store, depot, clock)
-    office = Office(issuer, store, depot, clock, share, foreign)
+    office = Office(issuer, store, depot, clock, share)
     holder = f"{config.audit.machine_name}:{os.getpid()}"
     keys = Keys(issuer, config, config_file, clock)
     replica = Replica(store, depot, Issuers([issuer])) if share else None
     return Series(office, keys, holder, replica=replica, progress=progress)
 
 
-def fetch_previous(crl: CRLConfig, issuer: Issuer, store: Store, depot: Depot, clock: Clock) -> Path | None:
+def fetch_previous(office: Office) -> Path | None:
     """Return the CA's own last CRL, until one was issued here; fetched from where it is. Raises SourceUnavailable."""
-    if crl.previous is None or store.crl_state(issuer.id).published:
+    crl, issuer = office.crl, office.issuer
+    if crl.previous is None or office.store.crl_state(issuer.id).published:
         return None
     if "://" not in crl.previous:
         return Path(crl.previous)
     from responder.crl.fetch import FetchTerms, open_place  # imported late: it brings an HTTP client
 
-    directory = depot.root / issuer.name
+    directory = office.depot.root / issuer.name
     directory.mkdir(parents=True, exist_ok=True)
-    fetched = open_place(crl.previous, FetchTerms(crl.max_bytes), directory, clock).fetch()
+    fetched = open_place(crl.previous, FetchTerms(crl.max_bytes), directory, office.clock).fetch()
     return fetched.path if fetched is not None else None
 
 

@@ -14,7 +14,7 @@ from responder.crl.published import Published
 
 BUILD_SHARE = 20  # a CRL made at once is made no sooner than so many times the last one's time after it
 
-Why = Literal["first", "schedule", "revocation", "in_effect", "operator"]
+Why = Literal["first", "schedule", "revocation", "in_effect", "recovery", "operator"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,14 @@ class Pace:
     """What was seen since the last CRL. ``urgent_since``: when the first revocation was seen that no CRL has yet.
 
     ``no_delta_before``: a complete CRL was issued where a delta was due, but none could be: the next is due then.
+    ``is_torn``: this machine has a CRL of which Redis was not told, as its publisher ended in between.
     """
 
     urgent_since: float | None = None
     last_ended: float = 0.0
     last_took_s: float = 0.0
     no_delta_before: float = 0.0
+    is_torn: bool = False
 
 
 def next_due(crl: CRLConfig, full: Published | None, delta: Published | None, pace: Pace, now: float) -> list[Due]:
@@ -55,6 +57,8 @@ def next_due(crl: CRLConfig, full: Published | None, delta: Published | None, pa
     """
     if full is None:
         return [Due(0.0, full=True, regular=True, why="first")]
+    if pace.is_torn:
+        return [Due(0.0, full=True, regular=False, why="recovery")]
     found = [Due(full.next_publication, full=True, regular=True, why="schedule")]
     has_deltas = crl.delta_every is not None
     if has_deltas:

@@ -23,7 +23,7 @@ from responder.crl.issue import Progress
 from responder.crl.mirror import Mirror, open_mirrors, run_mirrors
 from responder.crl.published import Published
 from responder.crl.publisher import Publisher, Stopped, open_series
-from responder.errors import SignerEnded, SignerUnavailable, SourceUnavailable, StoreUnavailable
+from responder.errors import SignerEnded, SignerUnavailable, StoreUnavailable
 from responder.issuers import Issuers
 from responder.log import configure_logging, get_logger
 from responder.process import ConfigFile, Stop, announce_ready
@@ -34,7 +34,6 @@ from responder.store.redis_store import Store
 log = get_logger(__name__)
 
 STORE_RETRY_S = 0.5
-SOURCE_RETRY_S = 10.0
 
 
 def publish(
@@ -104,11 +103,6 @@ def _publish(settings: Config, config_file: str) -> None:
         except StoreUnavailable as error:
             log.warning("store_unavailable", error=str(error))
             stop.wait(STORE_RETRY_S)
-        except SourceUnavailable as error:
-            log.error(
-                "crl_previous_unavailable", error=str(error), consequence="no CRL is issued: its number is not known"
-            )
-            stop.wait(SOURCE_RETRY_S)
         except Stopped:
             return
 
