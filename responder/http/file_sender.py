@@ -3,7 +3,7 @@
 uvloop's transports have no sendfile. So while a file is sent, its connection's transport, which has nothing to send then,
 stands aside, and what is here writes on its socket: a piece, then whatever else the worker has to do, then the next; where
 the client's buffer is full, an epoll of its own, which the event loop watches as one descriptor, tells when there is
-room. A thousand slow downloads are a thousand small objects. Called by the protocol, which owns the socket; knows no HTTP.
+room. A thousand slow downloads are a thousand small objects (docs/adr/0017). Called by the protocol, which owns the socket; knows no HTTP.
 One event loop's thread only.
 """
 
