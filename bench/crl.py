@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,19 +71,26 @@ def fill(server: RedisServer, ca: str, entries: int, index: Path | None) -> None
     """Put the revoked into Redis's index, and into OpenSSL's."""
     layout, client = Layout(), server.client()
     lines = None if index is None else index.open("w")
-    pipeline = client.pipeline(transaction=False)
+    texts: dict[tuple[int, str], str] = {}  # there are 1500, and a million of each would be spelled
+    gathered: defaultdict[str, list[str]] = defaultdict(list)
+    keys = [layout.revoked(ca, number) for number in range(CHUNKS)]
     for count, (octets, at, reason) in enumerate(revoked(entries), 1):
         serial = (b"\x00" if octets[0] >= 0x80 else b"") + octets
-        text = f"revoked {format_utc(at)}{' ' + reason if reason else ''} exp=2035-12-31T23:59:59Z"
-        number = int.from_bytes(hashlib.sha256(serial).digest()[-4:], "big")
-        pipeline.hset(layout.revoked(ca, number), serial.hex(), text)
+        if (text := texts.get((at, reason))) is None:
+            text = f"revoked {format_utc(at)}{' ' + reason if reason else ''} exp=2035-12-31T23:59:59Z"
+            texts[at, reason] = text
+        number = int.from_bytes(hashlib.sha256(serial).digest()[-2:], "big") % CHUNKS
+        gathered[keys[number]] += (serial.hex(), text)
         if lines is not None:
             utc = time.strftime("%y%m%d%H%M%SZ", time.gmtime(at))
             reason_field = f",{reason}" if reason else ""
             lines.write(f"R\t351231235959Z\t{utc}{reason_field}\t{octets.hex().upper()}\tunknown\t/CN={count}\n")
-        if count % 2_000 == 0:
+        if count % 200_000 == 0 or count == entries:
+            pipeline = client.pipeline(transaction=False)
+            for key, flat in gathered.items():
+                pipeline.hset(key, items=flat)
             pipeline.execute()
-    pipeline.execute()
+            gathered.clear()
     if lines is not None:
         lines.close()
 

@@ -8,6 +8,7 @@ Imports nothing of the tests, so that its memory is the publisher's.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,9 @@ def main() -> None:
             took = {"issue_seconds": time.perf_counter() - began, "issue_cpu_seconds": time.process_time() - cpu}
         finally:
             series.close()
+    # Not ru_maxrss, which begins with what the parent had.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    took["peak_mb"] = int(peak[1]) / 1024 if peak else 0.0
     print(json.dumps({**took, "entries": published.entries, "bytes": published.size, "number": published.number}))
 
 

@@ -409,6 +409,25 @@ def test_changes_between_two_crls(
     assert len(found) == len(expected)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "revoked 2026-11-01T00:00:01Z keyCompromise invalid=2026-01-01T00:00:00Z",
+        "revoked 2026-11-01T00:00:00Z superseded invalid=2026-01-01T00:00:00Z",
+        "revoked 2026-11-01T00:00:00Z invalid=2026-01-01T00:00:00Z",
+        "revoked 2026-11-01T00:00:00Z keyCompromise invalid=2026-01-01T00:00:01Z",
+        "revoked 2026-11-01T00:00:00Z keyCompromise",
+    ],
+)
+def test_changes_within_an_entry_are_given(text: str) -> None:
+    """DLT-06: another date, reason or invalidity date is a change."""
+    before, after = der_of(chunks_of(TWO), Terms(NOW)), der_of(chunks_of({**TWO, b"\x05": text}), Terms(NOW))
+    assert list(changes(before, after)) == [(b"\x05", True, True)]
+    assert list(changes(before, before)) == []
+    indirect = der_of(chunks_of(TWO), Terms(NOW, certificate_issuer=OTHER))
+    assert len(list(changes(before, indirect))) == 3
+
+
 def test_changes_in_another_order_miss_nothing() -> None:
     """A CRL of another CA's order: what is gone is given, though more may be."""
     pieces = [der_of(chunks_of({serial: text}), Terms(NOW)) for serial, text in TWO.items()]
@@ -449,6 +468,9 @@ ENTRY = bytes.fromhex("3012020105170d3236313130313030303030305a")
         ("3012040105170d3236313130313030303030305a", "unexpected-tag"),
         ("3012020105170d3236313330313030303030305a", "time-invalid"),
         ("3012020105170d3236313130313234303030305a", "time-invalid"),
+        ("3012020105170d3236303232393030303030305a", "time-invalid"),
+        ("3012020105170d3236303933313030303030305a", "time-invalid"),
+        ("3014020105180f32313030303232393030303030305a", "time-invalid"),
         ("3012020105170d32363131303130303030303030", "time-invalid"),
         ("3010020105170b323631313031303030305a", "time-invalid"),
         ("3014020105180f30303030313130313030303030305a", "time-invalid"),
