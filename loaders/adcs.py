@@ -7,15 +7,16 @@ What it says is known as of the copy's own time. Made by loaders/registry.py, re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from pydantic import Field
 
 from loaders.adcs_edb import AdcsDatabase
 from loaders.adcs_rows import AdcsJudge
-from loaders.base import LoaderOptions
+from loaders.base import CursorLost, LoaderOptions
 from loaders.entries import Item, ItemSnapshot
 from loaders.files import file_state, open_source
 from loaders.ownership import CertificateOwner
@@ -23,6 +24,9 @@ from responder.clock import Clock
 from responder.config import AnyPath
 from responder.errors import SourceUnavailable
 from responder.issuers import Issuer
+
+CURSOR_VERSION = "1"
+OVERLAP_S = 600  # requests that were being resolved when the copy was made
 
 
 class AdcsOptions(LoaderOptions):
@@ -63,6 +67,7 @@ class AdcsLoader:
         self._path = options.path
         self._clock = clock
         self._owner = CertificateOwner(issuer)
+        self._revoked: frozenset[int] = frozenset()  # RequestIDs that were revoked in the copy that was read last
 
     def peek(self) -> str:
         """Return the file's state; raises SourceUnavailable."""
@@ -70,19 +75,12 @@ class AdcsLoader:
 
     def snapshot(self) -> ItemSnapshot:
         """Open the file for one reading; raises SourceUnavailable."""
-        path = find_database(self._path)
-        self._owner.begin()
-        file, as_of = open_source(path, self._clock)
-        try:
-            database = AdcsDatabase(path, file)
+        state = self.peek()
+        database, file, as_of = self._open()
+        judge = AdcsJudge(self._name_of(), self._owner, as_of, looks_always=False)
+        with _closed_on_error(file):
             size = database.last_request_id()
-        except BaseException:
-            file.close()
-            raise
-        if database.consistent_at is not None:
-            # A file that was copied without its mtime looks newer than it is.
-            as_of = min(as_of, database.consistent_at)
-        judge = AdcsJudge(str(path), self._owner, as_of, looks_always=False)
+            cursor = self._cursor(database, state, as_of, size)
 
         def items() -> Iterator[Item]:
             for row in database.rows():
@@ -91,4 +89,64 @@ class AdcsLoader:
                     yield item
             judge.check()
 
-        return ItemSnapshot(items(), as_of, size=size, position=lambda: database.position, let_go=file.close)
+        return ItemSnapshot(
+            items(), as_of, size=size, position=lambda: database.position, let_go=file.close, cursor=cursor
+        )
+
+    def changes(self, cursor: str) -> ItemSnapshot:
+        """Read what a newer copy may say otherwise, by its indexes; raises CursorLost, SourceUnavailable."""
+        parts = cursor.split("|", 4)  # the file's name may hold anything
+        if len(parts) != 5 or parts[0] != CURSOR_VERSION or not all(part.isdigit() for part in parts[1:4]):
+            raise CursorLost
+        request_id, resolved_at, known_as_of = (int(part) for part in parts[1:4])
+        state = self.peek()
+        if state == parts[4]:
+            return ItemSnapshot(iter(()), float(known_as_of), cursor=lambda: cursor)
+        database, file, as_of = self._open()
+        judge = AdcsJudge(self._name_of(), self._owner, as_of, looks_always=False)
+        before = self._revoked
+        with _closed_on_error(file):
+            if database.last_request_id() < request_id:
+                raise CursorLost  # an older copy, or another database
+            following = self._cursor(database, state, as_of, database.last_request_id())
+
+        def items() -> Iterator[Item]:
+            for row in database.changed(request_id, max(0, resolved_at - OVERLAP_S), before):
+                item = judge.item(row)
+                if item is not None:
+                    yield item
+
+        return ItemSnapshot(items(), as_of, let_go=file.close, cursor=following)
+
+    def _cursor(self, database: AdcsDatabase, state: str, as_of: float, request_id: int) -> Callable[[], str]:
+        """Note how far a copy goes; what is revoked in it is remembered once it was read."""
+        resolved_at, revoked = max(0, database.last_resolved()), database.revoked_ids()
+
+        def cursor() -> str:
+            self._revoked = revoked
+            return f"{CURSOR_VERSION}|{request_id}|{resolved_at}|{int(as_of)}|{state}"
+
+        return cursor
+
+    def _name_of(self) -> str:
+        return str(find_database(self._path))
+
+    def _open(self) -> tuple[AdcsDatabase, BinaryIO, float]:
+        path = find_database(self._path)
+        self._owner.begin()
+        file, as_of = open_source(path, self._clock)
+        with _closed_on_error(file):
+            database = AdcsDatabase(path, file)
+        if database.consistent_at is not None:
+            # A file that was copied without its mtime looks newer than it is.
+            as_of = min(as_of, database.consistent_at)
+        return database, file, as_of
+
+
+@contextmanager
+def _closed_on_error(file: BinaryIO) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise

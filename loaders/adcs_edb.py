@@ -8,7 +8,7 @@ that was not shut down cleanly is refused. Called by loaders/adcs.py.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 from dissect.esedb import EseDB
 from dissect.esedb.c_esedb import TAG_FLAG
+from dissect.esedb.exceptions import KeyNotFoundError
 from dissect.esedb.record import Record
 
-from loaders.adcs_rows import AdcsRow
+from loaders.adcs_rows import REVOKED, AdcsRow
 from loaders.entries import Doubts
 from responder.errors import SourceUnavailable
 
@@ -39,6 +40,11 @@ DIRTY = (
 def seconds_from_filetime(ticks: int) -> int:
     """Return the POSIX seconds of a FILETIME, the fraction cut off."""
     return ticks // _TICKS_A_SECOND - _FILETIME_EPOCH_S
+
+
+def ticks_from_seconds(seconds: int) -> int:
+    """Return the FILETIME of POSIX seconds."""
+    return (seconds + _FILETIME_EPOCH_S) * _TICKS_A_SECOND
 
 
 @contextmanager
@@ -114,6 +120,66 @@ class AdcsDatabase:
                 while at is not None and at < request_id:
                     at, record = next(certificates, (None, None))
                 yield self._row(request_id, request, record if at == request_id else None)
+
+    def changed(self, request_id: int, resolved_at: int, also: frozenset[int]) -> Iterator[AdcsRow]:
+        """Yield, through the database's own indexes, what may be other than it was; raises SourceUnavailable.
+
+        That is: requests after ``request_id``; those resolved at ``resolved_at`` (POSIX seconds) or later, since a
+        pending one is issued under its old number; all that are revoked now, since a revocation may be dated back; and
+        ``also``, those that were revoked before.
+        """
+        with damage_told(self._path):
+            wanted = set(also)
+            cursor = self._requests.index("RequestReqIdIndex").cursor()
+            cursor.seek(RequestID=request_id + 1)
+            wanted.update(self._ids(cursor))
+            cursor = self._requests.index("RequestResolvedWhenIndex").cursor()
+            cursor.seek(ResolvedWhen=ticks_from_seconds(resolved_at))
+            wanted.update(self._ids(cursor))
+            wanted.update(self.revoked_ids())
+            for one in sorted(wanted):
+                self._database.fetched = 0
+                request = self._find(self._requests, "RequestReqIdIndex", one)
+                if request is not None:
+                    certificate = self._find(self._certificates, "CertificateReqIdIndex", one)
+                    yield self._row(one, request, certificate)
+
+    def revoked_ids(self) -> frozenset[int]:
+        """Return the RequestIDs of all that is revoked, by the index of dispositions; raises SourceUnavailable."""
+        with damage_told(self._path):
+            try:
+                return frozenset(
+                    self._ids(self._requests.index("RequestDispositionIndex").cursor().find_all(Disposition=REVOKED))
+                )
+            except KeyNotFoundError:
+                return frozenset()
+
+    def last_resolved(self) -> int:
+        """Return when the latest request was resolved, POSIX seconds; 0 where none was. Raises SourceUnavailable."""
+        with damage_told(self._path):
+            cursor = self._requests.index("RequestResolvedWhenIndex").cursor()
+            cursor.seek(ResolvedWhen=(1 << 63) - 1)
+            ticks = cursor.record().get("ResolvedWhen")
+            return seconds_from_filetime(ticks) if ticks else 0
+
+    def _ids(self, records: Iterable[Any]) -> Iterator[int]:
+        """Yield RequestIDs; raises ValueError where there are more than requests: pages that form a ring never end."""
+        most = self.last_request_id() + 1
+        for count, record in enumerate(records):
+            self._database.fetched = 0
+            if count > most:
+                raise ValueError("an index without end")
+            found = record.get("RequestID")
+            if not isinstance(found, int):
+                raise ValueError("a request without RequestID")
+            yield found
+
+    @staticmethod
+    def _find(table: Any, index: str, request_id: int) -> Any:
+        try:
+            return table.index(index).search(RequestID=request_id)
+        except KeyNotFoundError:
+            return None
 
     def last_request_id(self) -> int:
         """Return the highest RequestID, 0 where there is none."""

@@ -232,8 +232,6 @@ class _Ldif:
 class DirectoryReading(ItemSnapshot):
     """A reading of the directory, whole or of what changed; ``cursor`` is known once it is at its end."""
 
-    cursor = ""
-
     def __init__(self, rows: DogtagRows, directory: Directory, since: int | None, latest: int, as_of: float) -> None:
         super().__init__(
             rows.items(directory.entries(since), checks_owner=since is None), as_of, let_go=directory.close

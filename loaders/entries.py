@@ -238,8 +238,12 @@ class ItemSnapshot:
         position: Callable[[], int] = lambda: 0,
         is_whole: Callable[[], bool] = lambda: True,
         let_go: Callable[[], None] = lambda: None,
+        cursor: Callable[[], str] = lambda: "",
     ) -> None:
+        """``cursor`` is asked for once the items are at their end (loaders.base.Incremental)."""
         self.as_of = as_of
+        self.cursor = ""
+        self._cursor = cursor
         self.size = size
         self.fingerprint = ""
         self.whole = False
@@ -278,4 +282,5 @@ class ItemSnapshot:
         finally:
             self.close()
         self.fingerprint = digest.hexdigest()
+        self.cursor = self._cursor()
         self.whole = self._is_whole()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from loaders.adcs import AdcsLoader, AdcsOptions
 from loaders.adcs_edb import AdcsDatabase
 from loaders.adcs_rows import AdcsJudge, AdcsRow
-from loaders.base import RowRejected
+from loaders.base import CursorLost, Incremental, RowRejected
 from loaders.ownership import CertificateOwner
 from responder.clock import ManualClock
 from responder.errors import SourceUnavailable
@@ -231,6 +231,56 @@ def test_a_directory_must_hold_one_database(ca_file: Path, raw: bytes, tmp_path:
     assert len(Read(loader).rows) == len(ISSUED)
 
 
+# --- what changed, by the database's own indexes ---
+
+
+def changed(loader: AdcsLoader, cursor: str) -> tuple[dict[str, str], str]:
+    changes = loader.changes(cursor)
+    rows = {octets.hex(): text for batch in changes.batches() for octets, text in batch.rows}
+    return rows, changes.cursor
+
+
+def reindexed(raw: bytes, request_id: int, disposition: int) -> bytes:
+    """Move a request in RequestDispositionIndex, where its neighbours leave it in order: key, then primary key."""
+    key, primary = b"\x7f\x80\0\0", b"\x7f\x80\0\0" + bytes([request_id])
+    assert key + b"\x14" + primary in raw
+    return raw.replace(key + b"\x14" + primary, key + bytes([disposition]) + primary)
+
+
+def test_a_new_copy_is_read_by_its_indexes(
+    ca_file: Path, raw: bytes, certificates: dict[int, x509.Certificate], tmp_path: Path
+) -> None:
+    """New requests, those resolved lately, all that are revoked, and what was: a release from hold is among it."""
+    path = tmp_path / "copy.edb"
+    path.write_bytes(raw)
+    loader = loader_of(path, ca_file)
+    assert isinstance(loader, Incremental)
+    snapshot = loader.snapshot()
+    list(snapshot.batches())
+    cursor = snapshot.cursor
+    assert changed(loader, cursor) == ({}, cursor)  # the same copy
+    held = with_request(raw, 11, disposition=21, revoked_when=WHEN, effective_when=EFFECTIVE, reason=6)
+    path.write_bytes(reindexed(held, 11, 21))
+    rows, cursor = changed(loader, cursor)
+    assert rows[of(certificates, 11)].startswith("revoked 2025-10-09T08:53:20Z certificateHold exp=")
+    assert set(rows) <= {of(certificates, one) for one in (6, 9, 10, 11)}  # what was resolved in the last ten minutes
+    # A request that was resolved long ago, and revoked with a date of long ago, is found by its disposition.
+    old = cursor.split("|", 4)
+    path.write_bytes(raw + bytes(4096))
+    rows, _ = changed(loader, "|".join([*old[:2], str(2_000_000_000), *old[3:]]))
+    assert rows == {of(certificates, 11): rows[of(certificates, 11)]}  # released: it was revoked before
+    assert rows[of(certificates, 11)].startswith("good exp=")
+    rows, _ = changed(loader_of(path, ca_file), "|".join([old[0], "9", str(2_000_000_000), *old[3:]]))
+    assert set(rows) == {of(certificates, one) for one in (10, 11)}  # later requests
+
+
+@pytest.mark.parametrize("cursor", ["", "1|2", "0|1|2|3|x", "1|a|2|3|x", "1|900|2|3|x"])
+def test_a_cursor_that_says_nothing_asks_for_all(cursor: str, ca_file: Path) -> None:
+    """Another version's, damaged, or of a newer copy than this one."""
+    with pytest.raises(CursorLost):
+        loader_of(SAMPLE, ca_file).changes(cursor)
+
+
 @pytest.fixture(scope="module")
 def fuzz_dir(tmp_path_factory: pytest.TempPathFactory, certificates: dict[int, x509.Certificate]) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
@@ -249,7 +299,9 @@ def test_damage_ends_in_one_line_or_in_rows(fuzz_dir: Path, raw: bytes, changes:
     path = fuzz_dir / "damaged.edb"
     path.write_bytes(damaged)
     try:
-        got = Read(loader_of(path, fuzz_dir / "ca.pem"))
+        loader = loader_of(path, fuzz_dir / "ca.pem")
+        got = Read(loader)
+        list(loader.changes("1|0|0|0|x").batches())
     except SourceUnavailable as error:
         said = str(error)
     else:
