@@ -104,6 +104,22 @@ class Depot:
             self._prune(published, before)
         return published
 
+    @contextlib.contextmanager
+    def only_issuer(self, ca: str) -> Iterator[bool]:
+        """Be the one process of this machine that issues a CA's CRLs; yields False where another is. Ends with the process."""
+        directory = self.root / ca
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / ".issuer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
     def sweep(self, ca: str) -> None:
         """Remove what processes that are no more have left half made."""
         directory = self.root / ca

@@ -6,9 +6,9 @@ the metrics; the other CAs' go on. One thread of one process; roles/publish.py r
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,7 +109,7 @@ class Series:
         replica: Replica | None = None,
         progress: Progress = lambda _what, _done: None,
     ) -> None:
-        """``holder`` names this process in the lease; ``replica`` brings what other machines have issued."""
+        """``holder`` names this machine in the lease; ``replica`` brings what other machines have issued."""
         self._replica = replica
         self.office = office
         self._keys = keys
@@ -198,17 +198,36 @@ class Series:
         """Issue at once, by an operator's word; waits for whoever is issuing just now. Raises as ``issue``, OperatorError."""
         office = self.office
         deadline = office.clock.monotonic() + LEASE_S
-        while not office.store.lease_crls(office.issuer.id, self._holder, LEASE_S):
+        while True:
+            with self._turn_to_issue() as mine:
+                if mine:
+                    self.look()
+                    if self.is_ended:
+                        raise OperatorError(
+                            f"ca {office.issuer.name}: its last CRL has been issued, and no other follows"
+                        )
+                    due = Due(office.clock.now(), full=full, regular=False, why="operator")
+                    return self.issue(due, last=last, let_go=let_go)
             if office.clock.monotonic() > deadline:
                 raise OperatorError(f"ca {office.issuer.name}: another publisher has been issuing for {LEASE_S} s")
             time.sleep(LEASED_WAIT_S / 4)
-        try:
-            if self.is_ended:
-                raise OperatorError(f"ca {office.issuer.name}: its last CRL has been issued, and no other follows")
-            due = Due(office.clock.now(), full=full, regular=False, why="operator")
-            return self.issue(due, last=last, let_go=let_go)
-        finally:
-            office.store.lease_crls(office.issuer.id, self._holder, 0)
+
+    @contextmanager
+    def _turn_to_issue(self) -> Iterator[bool]:
+        """Have the CA to oneself: on this machine by a lock, among machines by a lease; yields False where another has it.
+
+        The lock ends with its process, and the lease is the machine's: whoever takes the place of a publisher that was killed
+        need not wait for its end.
+        """
+        office = self.office
+        with office.depot.only_issuer(office.issuer.name) as mine:
+            if not mine or not office.store.lease_crls(office.issuer.id, self._holder, LEASE_S):
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                office.store.lease_crls(office.issuer.id, self._holder, 0)
 
     def _next(self) -> list[Due]:
         return next_due(self.office.crl, self._full, self._delta, self._pace, self.office.clock.now())
@@ -223,17 +242,15 @@ class Series:
         self._show()
 
     def _try(self) -> float:
-        """Issue with the lease, unless meanwhile somebody else has."""
-        office, clock = self.office, self.office.clock
-        if not office.store.lease_crls(office.issuer.id, self._holder, LEASE_S):
-            return LEASED_WAIT_S
-        try:
+        """Issue in turn with others, unless meanwhile somebody else has."""
+        with self._turn_to_issue() as mine:
+            if not mine:
+                return LEASED_WAIT_S
             self.look()
             if self.is_ended:
                 return REST_S
-            return self._issue([due for due in self._next() if due.at <= clock.now()])
-        finally:
-            office.store.lease_crls(office.issuer.id, self._holder, 0)
+            now = self.office.clock.now()
+            return self._issue([due for due in self._next() if due.at <= now])
 
     def _issue(self, dues: Sequence[Due]) -> float:
         """Issue the first of what is due for which there is news: a revocation is, also where the source stands still."""
@@ -371,10 +388,9 @@ def open_series(
     depot = Depot(config.data_dir / DIRECTORY)
     share = config.redis is not None and crl.share
     office = Office(issuer, store, depot, clock, share)
-    holder = f"{config.audit.machine_name}:{os.getpid()}"
     keys = Keys(issuer, config, config_file, clock)
     replica = Replica(store, depot, Issuers([issuer])) if share else None
-    return Series(office, keys, holder, replica=replica, progress=progress)
+    return Series(office, keys, config.audit.machine_name, replica=replica, progress=progress)
 
 
 def fetch_previous(office: Office) -> Path | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import structlog
+from rich.progress import Progress
 from typer.testing import CliRunner
 
+from responder.cli import crl_issue
 from responder.cli.app import build_app
 from responder.clock import format_utc
 from responder.errors import OperatorError, PublicationRefused
@@ -52,6 +55,23 @@ def test_issue_at_once(make_office: MakeOffice) -> None:
     assert published is not None
     assert signed[0]["sha256"] == published.sha256
     assert office.read().crl.signature.hex().endswith(str(signed[0]["signatures"]))
+
+
+def test_progress(make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes longer than a second shows how far it is; here that is no time at all."""
+    monkeypatch.setattr(crl_issue, "PATIENCE_S", -1.0)
+    shown: list[str] = []
+    update = Progress.update
+
+    def note(progress: Progress, *arguments: Any, **named: Any) -> None:
+        shown.append(named["description"])
+        update(progress, *arguments, **named)
+
+    monkeypatch.setattr(Progress, "update", note)
+    office = make_office()
+    command(office, "now")
+    assert "reading what is revoked: 100 %" in shown
+    assert shown[-1] == "full: 2 entries"
 
 
 def test_an_entry_is_let_go_by_an_operator(make_office: MakeOffice) -> None:

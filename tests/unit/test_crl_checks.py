@@ -304,3 +304,10 @@ def test_expectations_are_complete() -> None:
     source = (Path(__file__).parents[2] / "responder" / "crl" / "checks.py").read_text()
     for field in dataclasses.fields(Expected):
         assert f"expected.{field.name}" in source or f"def {field.name}" in source or field.name == "public_key_der"
+
+
+def test_every_check_is_documented() -> None:
+    """An operator finds each check that an alarm may name, and what to do."""
+    text = (Path(__file__).parents[2] / "docs" / "crl.md").read_text()
+    for name in CHECKS:
+        assert f"`{name}`" in text

@@ -417,3 +417,17 @@ def test_an_override_lists_everything(make_office: MakeOffice) -> None:
         office.settle()
     assert office.number() == number
     assert "override: an override holds for every certificate" in logs[-1]["error"]
+
+
+def test_the_place_of_one_that_was_killed(make_office: MakeOffice) -> None:
+    """A lease that a publisher of this machine left behind keeps no successor waiting; a process that is at work does."""
+    office = make_office()
+    store, holder = office.series.office.store, office.room.config.audit.machine_name
+    store.lease_crls(office.room.issuer.id, holder, 60)
+    office.series._holder = holder
+    with office.depot.only_issuer("corp") as mine:
+        assert mine
+        office.turn()
+        assert office.number() is None
+    office.turn()
+    assert office.number() == 1
