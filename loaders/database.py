@@ -11,21 +11,24 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import Field, field_validator
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql import quoted_name
 
-from loaders.base import Batch, CursorLost, LoaderOptions, RowRejected, Rows
-from loaders.columns import shown
+from loaders.base import Batch, CursorLost, FoundIssuer, LoaderOptions, RowRejected, Rows
+from loaders.columns import certificate_of, shown
 from loaders.entries import Item, Released, RowMaker
 from responder.clock import Clock
 from responder.config import Duration, FilePath
 from responder.errors import SourceUnavailable
-from responder.issuers import Issuer
+from responder.issuers import Issuer, subject_and_key
 
 PAGE_ROWS = 20_000  # of one query: some 10 MB in the client
 CONNECT_TIMEOUT_S = 10
@@ -43,10 +46,19 @@ _BEGIN = {
     "mssql": "SET TRANSACTION ISOLATION LEVEL SNAPSHOT",
     "sqlite": "PRAGMA query_only = 1",
 }
+# Dates of the databases' own types come and are compared in UTC, whatever the server's zone.
+_MYSQL = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "read_timeout": READ_TIMEOUT_S,
+    "init_command": "SET time_zone = '+00:00'",
+}
 _CONNECT: dict[str, dict[str, Any]] = {
-    "psycopg": {"connect_timeout": CONNECT_TIMEOUT_S, "options": f"-c statement_timeout={READ_TIMEOUT_S}s"},
-    "pymysql": {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S},
-    "mysqldb": {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S},
+    "psycopg": {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "options": f"-c statement_timeout={READ_TIMEOUT_S}s -c timezone=UTC",
+    },
+    "pymysql": _MYSQL,
+    "mysqldb": _MYSQL,
 }
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql", "oracle": "oracledb", "mssql": "pyodbc"}
 
@@ -106,6 +118,24 @@ def with_driver(url: sa.URL) -> sa.URL:
     return url.set(drivername=f"{backend}+{_DRIVERS[backend]}")
 
 
+def unquoted(name: str, *columns: str) -> sa.TableClause:
+    """Name a table and its columns without quotes: PostgreSQL and Oracle fold them, MySQL takes them as they stand."""
+    return sa.table(quoted_name(name, False), *(sa.column(quoted_name(column, False)) for column in columns))
+
+
+def utc(seconds: int) -> sa.BindParameter[datetime]:
+    """Return a time as what a database's date column is compared with."""
+    return sa.literal(datetime.fromtimestamp(seconds, UTC), sa.DateTime(timezone=True))
+
+
+def found_issuer(name: str, blob: Any) -> FoundIssuer:
+    """Describe an issuer that a database holds; one whose certificate cannot be read is named all the same."""
+    try:
+        return FoundIssuer(name, certificate_of(blob).public_bytes(Encoding.DER))
+    except ValueError:
+        return FoundIssuer(name)
+
+
 class Database:
     """Connections to one database. Raises SourceUnavailable, in one line, for whatever the driver says."""
 
@@ -135,6 +165,8 @@ class Database:
                     connect_args=arguments,
                 )
                 weakref.finalize(self, self._engine.dispose)
+                if self._engine.driver == "psycopg":
+                    sa.event.listen(self._engine, "connect", _read_any_date)
             with self._engine.connect() as connection:
                 connection.exec_driver_sql(_BEGIN.get(connection.dialect.name, "SELECT 1"))
                 yield connection
@@ -162,6 +194,42 @@ class Database:
         streaming = statement.execution_options(stream_results=True, max_row_buffer=PAGE_ROWS)
         with connection.execute(streaming) as result:
             yield from result.partitions(PAGE_ROWS)
+
+
+def _columns_of(connection: sa.Connection, statement: sa.Select[Any]) -> frozenset[str]:
+    # Of the databases only PostgreSQL ends a transaction with a statement's error.
+    is_postgresql = connection.dialect.name == "postgresql"
+    try:
+        with connection.begin_nested() if is_postgresql else nullcontext():
+            result = connection.execute(statement.where(sa.literal(1) == 0))
+            return frozenset(name.lower() for name in result.keys())  # noqa: SIM118 - a result is no dict
+    except sa.exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        return frozenset()
+
+
+def _read_any_date(connection: Any, _record: object) -> None:
+    """Have psycopg return dates that Python has none for (infinity, the year 10000) as text: one bad row, not a bad page."""
+    import psycopg
+    from psycopg.types import datetime as types
+
+    def lenient(kind: Any) -> Any:
+        class Lenient(kind):  # type: ignore[misc]
+            def load(self, data: Any) -> Any:
+                try:
+                    return super().load(data)
+                except psycopg.DataError:
+                    return bytes(data).decode("ascii", "replace")
+
+        return Lenient
+
+    for name, kind in (
+        ("timestamptz", types.TimestamptzLoader),
+        ("timestamp", types.TimestampLoader),
+        ("date", types.DateLoader),
+    ):
+        connection.adapters.register_loader(name, lenient(kind))
 
 
 class DatabaseLoader(ABC):
@@ -224,6 +292,26 @@ class DatabaseLoader(ABC):
         """Yield what stands in further tables; ``since`` as in ``changed_since``, None for all."""
         yield from ()
 
+    # --- what they share -----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def columns_of(connection: sa.Connection, table: sa.FromClause) -> frozenset[str]:
+        """Return a table's columns in lower case: versions differ. Empty where there is none that the account may read."""
+        return _columns_of(connection, sa.select(sa.text("*")).select_from(table))
+
+    @staticmethod
+    def may_read(connection: sa.Connection, *columns: sa.ColumnElement[Any]) -> bool:
+        """Say whether these columns are there, and the account may read them."""
+        return bool(_columns_of(connection, sa.select(*columns)))
+
+    def is_the_ca(self, blob: Any) -> bool:
+        """Say whether a certificate (DER, PEM, base64) has the CA's name and key, of whatever generation; never raises."""
+        try:
+            found = subject_and_key(certificate_of(blob))
+        except ValueError:
+            return False
+        return found == (self._issuer.subject_der, self._issuer.public_key_octets)
+
     # --- readings ----------------------------------------------------------------------------------------------------
 
     def peek(self) -> str:
@@ -255,6 +343,7 @@ class IncrementalDatabaseLoader(DatabaseLoader):
     """A DatabaseLoader whose rows carry the time of their last change."""
 
     follows_clock = True
+    narrow_s: ClassVar[int] = NARROW_S  # where the time of a change is not the time at which it was written, far more
 
     def __init__(self, options: LoaderOptions, issuer: Issuer, siblings: Sequence[Issuer], clock: Clock) -> None:
         super().__init__(options, issuer, siblings, clock)
@@ -281,7 +370,7 @@ class IncrementalDatabaseLoader(DatabaseLoader):
         mark = Watermark(int(latest))
         now = self._clock.monotonic()
         is_wide = self._wide_at is None or now - self._wide_at >= WIDE_EVERY_S
-        overlap = self._options.overlap if is_wide else min(NARROW_S, self._options.overlap)
+        overlap = self._options.overlap if is_wide else min(self.narrow_s, self._options.overlap)
         return self._rows(self._marked(mark, max(0, mark.latest - overlap)), mark, wide_at=now if is_wide else None)
 
     def _rows(self, batches: Iterator[Batch], mark: Watermark, *, wide_at: float | None = None) -> Rows:

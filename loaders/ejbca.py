@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from itertools import groupby
 from typing import Any, ClassVar, Literal
 
@@ -20,12 +19,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import Field
-from sqlalchemy.sql import quoted_name
 
 from loaders.base import Batch, FoundIssuer, LoaderOptions, Rows
 from loaders.certificates import is_issued_by
 from loaders.columns import certificate_of, shown
-from loaders.database import DatabaseOptions, IncrementalDatabaseLoader
+from loaders.database import DatabaseOptions, IncrementalDatabaseLoader, unquoted
 from loaders.entries import Doubts, Item, RowMaker, reason_from_code, seconds_text, serial_from_decimal
 from loaders.normalize import reason_word
 from loaders.ownership import certificate_expiry, certificate_serial
@@ -58,11 +56,6 @@ _WORDS = {int(reason): reason_word(reason) for reason in CRLReason if reason is 
 }
 
 
-def _table(name: str, *columns: str) -> sa.TableClause:
-    """Name a table and its columns without quotes: PostgreSQL and Oracle fold them, MySQL takes them as they stand."""
-    return sa.table(quoted_name(name, False), *(sa.column(quoted_name(column, False)) for column in columns))
-
-
 _COLUMNS = (
     "fingerprint",
     "serialNumber",
@@ -74,10 +67,10 @@ _COLUMNS = (
     "cAFingerprint",
     "invalidityDate",
 )
-CERTIFICATES = _table("CertificateData", *_COLUMNS, "issuerDN", "subjectDN", "type", "base64Cert")
-NO_CONFLICT = _table("NoConflictCertificateData", "id", *_COLUMNS, "issuerDN", "type")
-BASE64 = _table("Base64CertData", "fingerprint", "base64Cert")
-CAS = _table("CAData", "cAId", "name", "subjectDN", "data")
+CERTIFICATES = unquoted("CertificateData", *_COLUMNS, "issuerDN", "subjectDN", "type", "base64Cert")
+NO_CONFLICT = unquoted("NoConflictCertificateData", "id", *_COLUMNS, "issuerDN", "type")
+BASE64 = unquoted("Base64CertData", "fingerprint", "base64Cert")
+CAS = unquoted("CAData", "cAId", "name", "subjectDN", "data")
 
 
 class EJBCAOptions(DatabaseOptions):
@@ -115,8 +108,8 @@ class EJBCALoader(IncrementalDatabaseLoader):
     def statement(self, connection: sa.Connection) -> tuple[sa.Select[Any], sa.ColumnElement[Any]]:
         """Select the rows of every generation of the CA's name; raises SourceUnavailable where nobody knows the name."""
         if not self._names:
-            self._columns = self._columns_of(connection, CERTIFICATES)
-            self._has_no_conflict = bool(self._columns_of(connection, NO_CONFLICT))
+            self._columns = self.columns_of(connection, CERTIFICATES)
+            self._has_no_conflict = bool(self.columns_of(connection, NO_CONFLICT))
             self._find_ca(connection)
         return self._select(CERTIFICATES), CERTIFICATES.c.fingerprint
 
@@ -125,20 +118,6 @@ class EJBCALoader(IncrementalDatabaseLoader):
             table.c[name] if name.lower() in self._columns else sa.null().label(name) for name in _COLUMNS
         ]
         return sa.select(*columns).where(table.c.issuerDN.in_(self._names), table.c.type.in_(TYPES))
-
-    @staticmethod
-    def _columns_of(connection: sa.Connection, table: sa.TableClause) -> frozenset[str]:
-        """Return which columns a table has, in lower case; older EJBCAs lack some. Empty where there is no such table."""
-        # Of the databases only PostgreSQL ends a transaction with a statement's error.
-        is_postgresql = connection.dialect.name == "postgresql"
-        try:
-            with connection.begin_nested() if is_postgresql else nullcontext():
-                result = connection.execute(sa.select(sa.text("*")).select_from(table).where(sa.literal(1) == 0))
-                return frozenset(name.lower() for name in result.keys())  # noqa: SIM118 - a result is no dict
-        except sa.exc.DBAPIError as error:
-            if error.connection_invalidated:
-                raise
-            return frozenset()  # no such table, or none that this account may read
 
     def _find_ca(self, connection: sa.Connection) -> None:
         """Find the CA's name as EJBCA writes it, and the fingerprints of its certificates and of its other generations."""
@@ -172,7 +151,7 @@ class EJBCALoader(IncrementalDatabaseLoader):
             certificate = _readable(blob or self._separate(connection, fingerprint))
             if certificate is not None and name:
                 yield name, certificate
-        if not self._columns_of(connection, CAS):
+        if not self.columns_of(connection, CAS):
             return
         for name, data in connection.execute(sa.select(CAS.c.subjectDN, CAS.c.data).limit(MAX_CAS)).fetchall():
             text = data.encode("utf-8", "replace") if isinstance(data, str) else bytes(data or b"")
@@ -185,14 +164,14 @@ class EJBCALoader(IncrementalDatabaseLoader):
 
     def _separate(self, connection: sa.Connection, fingerprint: str) -> Any:
         """Return a certificate from Base64CertData: database.useSeparateCertificateTable keeps them there."""
-        if not self._columns_of(connection, BASE64):
+        if not self.columns_of(connection, BASE64):
             return None
         return connection.execute(sa.select(BASE64.c.base64Cert).where(BASE64.c.fingerprint == fingerprint)).scalar()
 
     def discover(self) -> Sequence[FoundIssuer]:
         """Return every CA whose certificate the database holds."""
         with self._database.reading() as connection:
-            self._columns = self._columns_of(connection, CERTIFICATES)
+            self._columns = self.columns_of(connection, CERTIFICATES)
             found = {certificate: name for name, certificate in self._cas(connection)}
         return [FoundIssuer(name, certificate.public_bytes(Encoding.DER)) for certificate, name in found.items()]
 
