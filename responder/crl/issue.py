@@ -156,7 +156,7 @@ class Issue:
         with contextlib.ExitStack() as stack:
             if not self._due.full:
                 changes = take_changes(self._office.store, self._office.issuer.id, self._office.crl.complete_slots)
-                if changes is not None:
+                if changes is not None and self._has_bases(changes):
                     return self._publish(changes.instant, self._deltas(changes), None, stack)
             return self._all(stack)
 
@@ -172,11 +172,16 @@ class Issue:
         wanted = [_Wanted(slot, slot, snapshot.chunks) for slot in office.crl.complete_slots]
         if has_deltas and not self._last:
             changes = snapshot.changes(office.store, office.crl.complete_slots)
-            wanted += self._deltas(changes) if changes is not None else []
+            wanted += self._deltas(changes) if changes is not None and self._has_bases(changes) else []
         published = self._publish(snapshot.instant, wanted, snapshot, stack)
         if not has_deltas:
             office.store.drop_changes(ca)  # in case there were deltas before
         return published
+
+    def _has_bases(self, changes: ChangeSet) -> bool:
+        """Say whether the depot has the bases, or later ones; it may be an old copy, or a machine's that issued nothing lately."""
+        found = {slot: self._office.published(slot) for slot in self._office.crl.complete_slots}
+        return all(one is not None and (one.number or 0) >= changes.base(slot).number for slot, one in found.items())
 
     def _deltas(self, changes: ChangeSet) -> list[_Wanted]:
         return [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -158,3 +160,21 @@ def test_what_was_replaced_makes_room_in_redis(make_office: MakeOffice) -> None:
     office.new_publisher()
     office.pass_time(DAY_S)
     assert not client.exists(layout.changed(ca, 0))
+
+
+def test_a_depot_without_the_base_gets_a_complete_crl(make_office: MakeOffice, tmp_path: Path) -> None:
+    """Restored from an old copy, say: a delta would build upon what nobody can fetch."""
+    office = make_office(f"{WITH_DELTAS}, share = false")  # else the newest comes from Redis
+    office.turn()
+    shutil.copytree(office.depot.root, tmp_path / "copy")
+    office.pass_time(DAY_S)
+    assert office.number() != 1
+    shutil.rmtree(office.depot.root)
+    shutil.copytree(tmp_path / "copy", office.depot.root)
+    office.new_publisher()
+    office.revoke(1)
+    office.settle()
+    assert office.read().serials.keys() == {1, 2, 3}
+    assert (office.number() or 0) > 2
+    office.pass_time(HOUR_S)
+    assert base_of(office) == office.number()
