@@ -71,7 +71,8 @@ def test_every_kind_of_key_signs_a_crl(tmp_path: Path, key_type: str) -> None:
     with CRLFile.open(target) as file:
         assert file.faults == []
         assert file.is_signed_by(ca.certificate.public_key())
-        assert not file.is_signed_by(make_ca(tmp_path, key_type, label="other").certificate.public_key())
+        other = key_type if not key_type.startswith("rsa") else "rsa2048"  # making large keys takes seconds
+        assert not file.is_signed_by(make_ca(tmp_path, other, label="other").certificate.public_key())
         assert compare_entries(file.entry_reader(), chunks_of(STATUSES), Terms(NOW)) == 4
         assert (file.issuer, file.number, file.this_update) == (ca.subject_der, 7, NOW)
         assert file.authority_key_identifier == authority_key_identifier_of(ca.certificate)

@@ -12,7 +12,7 @@ import pytest
 from asn1crypto import crl as asn1_crl
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastpath.crl_compare import Changes, EntriesDiffer, compare_entries, order_of, use_instructions
@@ -92,6 +92,7 @@ def expected_of(statuses: dict[bytes, Status], this_update: int, now: int) -> li
     return found
 
 
+@settings(max_examples=40)
 @given(
     st.dictionaries(serials, revoked_statuses, max_size=12), st.integers(0, 1000), st.sampled_from([1, 7, 40, 1 << 16])
 )
@@ -120,6 +121,7 @@ def test_entries_read_back_the_same_everywhere(statuses: dict[bytes, Status], ah
     ) == [(seen.serial, seen.date) for seen in expected]
 
 
+@settings(max_examples=40)
 @given(serials)
 def test_order_is_the_stores(serial: bytes) -> None:
     """The comparison's own SHA-256 agrees with hashlib's, for one block and for two."""
@@ -138,12 +140,14 @@ def test_order_at_every_length(by_instructions: bool) -> None:
         use_instructions(True)
 
 
+@settings(max_examples=40)
 @given(serials, st.integers(1, 0xFFFF))
 def test_shard_is_the_remainder(serial: bytes, shards: int) -> None:
     """IDP-07: a serial's shard is its value modulo the number of shards, also below zero."""
     assert shard_of(serial, shards) == serial_from_octets(serial) % shards
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(serials, revoked_statuses, max_size=20), st.sampled_from([1, 2, 3, 256, 65_535]))
 def test_shards_together_are_the_whole(statuses: dict[bytes, Status], shards: int) -> None:
     """IDP-07: each entry is in one shard, and each shard is proven by the comparison."""
@@ -286,6 +290,7 @@ def test_pairs_and_duplicates() -> None:
         pack_revoked([b"01", b"good"] * 2)
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(serials, revoked_statuses, max_size=8))
 def test_records_unpack(statuses: dict[bytes, Status]) -> None:
     flat = [part for serial, status in statuses.items() for part in (serial.hex().encode(), status.to_text().encode())]
@@ -294,6 +299,7 @@ def test_records_unpack(statuses: dict[bytes, Status]) -> None:
     assert [serial for serial, _ in records] == sorted(statuses, key=lambda serial: (len(serial), serial))
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(serials, revoked_statuses, min_size=1, max_size=5), st.data())
 def test_broken_chunks_are_refused(statuses: dict[bytes, Status], data: st.DataObject) -> None:
     """Whatever a spool was turned into: a ValueError, or entries that the comparison agrees with."""
@@ -380,6 +386,7 @@ def changes(before: bytes, after: bytes) -> Iterator[tuple[bytes, bool, bool]]:
         yield change.serial_octets, change.before is not None, change.after is not None
 
 
+@settings(max_examples=40)
 @given(
     st.dictionaries(serials, revoked_statuses, max_size=15),
     st.dictionaries(serials, revoked_statuses, max_size=8),
@@ -438,6 +445,7 @@ def test_changes_in_another_order_miss_nothing() -> None:
         assert gone >= {b"\x05", b"\x07"}
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(serials, revoked_statuses, min_size=1, max_size=12), st.integers(1, 100))
 def test_entries_are_cut_between_elements(statuses: dict[bytes, Status], block: int) -> None:
     """Nothing is lost, and every piece is whole elements, whatever the blocks."""
