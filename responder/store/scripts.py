@@ -164,9 +164,17 @@ if #serials > 0 then number = append(journal, ARGV[2], ARGV[3], 'new', serials) 
 typed(changed, 'zset')
 local has_base = redis.call('ZSCORE', changed, '{BASE_MEMBER}')
 for i = 8, #KEYS do typed(KEYS[i], 'hash') end
+local indexed = {{}}
 for at = first_revoked, first - 1, 3 do
-  redis.call('HSET', KEYS[7 + tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2])
+  local index = tonumber(ARGV[at])
+  local set = indexed[index] or {{}}
+  indexed[index] = set
+  set[#set + 1] = ARGV[at + 1]
+  set[#set + 1] = ARGV[at + 2]
   if has_base then redis.call('ZADD', changed, number, ARGV[at + 1]) end
+end
+for index, set in ipairs(indexed) do
+  each_chunk(set, function(...) redis.call('HSET', KEYS[7 + index], ...) end)
 end
 redis.call('HSET', status, '.bits', ARGV[1]) -- first, since every reader asks for it: a packed hash is searched in order
 for from = first, #ARGV, CHUNK do

@@ -232,9 +232,12 @@ class StatusStore(StoreBase):
         keys.append(self.layout.expiry(ca, layout.partition_of(new.bucket)))
         every = itertools.chain.from_iterable((octets.hex(), text) for octets, text in new.entries.items())
         revoked: list[Any] = []
+        # A bucket of so many bits lies in one hash of the revoked index: a CRL's million are all revoked.
+        is_one = new.bits >= layout.REVOKED_BITS
         for octets, text in new.entries.items():
             if text.startswith("revoked"):
-                revoked += (self._revoked_index(ca, keys, seen, octets), octets.hex(), text)
+                index = 1 if is_one and seen else self._revoked_index(ca, keys, seen, octets)
+                revoked += (index, octets.hex(), text)
         member = layout.due_member(ca, new.bucket)
         ancestors: list[Any] = []
         for bits in range(layout.MIN_BITS, new.bits):
