@@ -232,19 +232,21 @@ class StatusStore(StoreBase):
         keys.append(self.layout.expiry(ca, layout.partition_of(new.bucket)))
         every = itertools.chain.from_iterable((octets.hex(), text) for octets, text in new.entries.items())
         revoked: list[Any] = []
-        # A bucket of so many bits lies in one hash of the revoked index: a CRL's million are all revoked.
+        # A bucket of so many bits lies in one hash of the revoked index. A CRL's million are all revoked: nothing is sent twice.
         is_one = new.bits >= layout.REVOKED_BITS
-        for octets, text in new.entries.items():
+        if is_one:
+            keys.append(self.layout.revoked(ca, new.bucket))
+        for octets, text in new.entries.items() if not is_one else ():
             if text.startswith("revoked"):
-                index = 1 if is_one and seen else self._revoked_index(ca, keys, seen, octets)
-                revoked += (index, octets.hex(), text)
+                revoked += (self._revoked_index(ca, keys, seen, octets), octets.hex(), text)
         member = layout.due_member(ca, new.bucket)
         ancestors: list[Any] = []
         for bits in range(layout.MIN_BITS, new.bits):
             number = bucket_number(new.bucket, bits)
             if number != new.bucket:
                 ancestors += (self.layout.status(ca, number), bits)
-        head = (new.bits, ca, f"{new.bucket:x}", member, score_text(new.due_at), len(ancestors) // 2, len(revoked) // 3)
+        count = -1 if is_one else len(revoked) // 3
+        head = (new.bits, ca, f"{new.bucket:x}", member, score_text(new.due_at), len(ancestors) // 2, count)
         revoked = [*ancestors, *revoked]
         return ("EVALSHA", scripts.CREATE.sha, len(keys), *keys, *head, *revoked, *every)
 

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from responder.errors import CommitConflict, StoreUnavailable
+from responder.model import serial_to_octets
 from responder.store import layout
 from responder.store.layout import NEVER_DUE, bucket_number, serial_hash
 from responder.store.values import Change, Commit, Committed, NewBucket
@@ -444,3 +445,31 @@ def test_new_buckets_are_made_in_bulk(each_redis: RedisServer) -> None:
     client = each_redis.client()
     index = {k: v for key in client.scan_iter("*:revoked:*", count=5_000) for k, v in client.hgetall(key).items()}
     assert index == {octets.hex().encode(): REVOKED.encode() for octets in mine[::10]}
+
+
+def test_new_deep_buckets_index_what_is_revoked(each_redis: RedisServer) -> None:
+    """A bucket of 12 bits or more lies in one hash of the revoked index: all of it goes there, and into the changed set."""
+    store, client = each_redis.store(), each_redis.client(decode_responses=True)
+    store.ensure_ca(CA, name="corp", subject="CN=corp", certificate=b"\x30\x00")
+    rows = {
+        serial_to_octets(1 << 100 | at): "revoked 2026-11-20T10:00:00Z" if at % 3 else "good" for at in range(2_000)
+    }
+    for bits in (13, 11):
+        client.flushall()
+        for p in range(16):
+            client.zadd(store.layout.changed(CA, p), {layout.BASE_MEMBER: 0})
+        buckets: dict[int, dict[bytes, str]] = {}
+        for octets, text in rows.items():
+            buckets.setdefault(layout.bucket_number(layout.serial_hash(octets), bits), {})[octets] = text
+        made = [NewBucket(CA, number, bits, entries, 1.0) for number, entries in sorted(buckets.items())]
+        assert all(isinstance(one, Committed) for one in store.create_many(made))
+        revoked = {octets.hex(): text for octets, text in rows.items() if text != "good"}
+        found: dict[str, str] = {}
+        for octets in rows:
+            found |= client.hgetall(store.layout.revoked(CA, layout.serial_hash(octets)))
+        assert found == revoked
+        for octets in rows:
+            key = store.layout.revoked(CA, layout.serial_hash(octets))
+            assert client.hexists(key, octets.hex()) is (octets.hex() in revoked)
+        changed = {member for p in range(16) for member in client.zrange(store.layout.changed(CA, p), 0, -1)}
+        assert changed - {layout.BASE_MEMBER} == revoked.keys()
