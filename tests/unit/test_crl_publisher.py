@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from responder.clock import format_utc
 from responder.crl.depot import DIRECTORY, Depot
+from responder.crl.publisher import Stopped
 from responder.errors import SignerUnavailable
 from tests.crl_office import DAY_S, HELD, HOUR_S, REVOKED, URL, CRLOffice
 from tests.pki import key_of, make_ca
@@ -431,3 +432,25 @@ def test_the_place_of_one_that_was_killed(make_office: MakeOffice) -> None:
         assert office.number() is None
     office.turn()
     assert office.number() == 1
+
+
+def test_a_stop_in_the_middle(make_office: MakeOffice) -> None:
+    """SIGTERM ends an issue under way: nothing half made stays, and nobody waits for the lease."""
+    office = make_office()
+    office.turn()
+    heard: list[str] = []
+
+    def stopped(what: str, _done: int) -> None:
+        heard.append(what)
+        if what == "full":
+            raise Stopped
+
+    office.series._progress = stopped
+    office.clock.advance(12 * HOUR_S)
+    office.room.set_as_of()
+    with pytest.raises(Stopped):
+        office.turn()
+    assert heard[-1] == "full"
+    assert office.number() == 1
+    assert list((office.depot.root / "corp").glob(".fresh-*")) == []
+    assert office.series.office.store.lease_crls(office.room.issuer.id, "another machine", 1)
