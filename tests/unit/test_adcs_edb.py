@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from responder.clock import ManualClock
 from responder.errors import SourceUnavailable
 from tests.edb import with_request
 from tests.loader_reading import NOW, SAMPLES, Read, issuer_of, needs_samples
+from tests.loader_room import LoaderRoom
 from tests.pki import make_ca
+from tests.redis_fixture import RedisServer
 
 SAMPLE = SAMPLES / "adcs-edb" / "SEVENKINGDOMS-CA.edb"
 pytestmark = needs_samples
@@ -308,3 +311,28 @@ def test_damage_ends_in_one_line_or_in_rows(fuzz_dir: Path, raw: bytes, changes:
         said = ""
         assert len(got.rows) + len(got.rejected) <= 11
     assert "\n" not in said
+
+
+def test_copies_come_into_the_store(
+    ca_file: Path, raw: bytes, certificates: dict[int, x509.Certificate], redis_server: Callable[..., RedisServer]
+) -> None:
+    """A whole pass, then a newer copy by its changes alone: a hold, and its release."""
+    room = LoaderRoom(ca_file.parent, redis_server(), ManualClock(CONSISTENT_AT + 100_000))
+    text = room.config_file.read_text().replace('certificate = "ca.pem"', f'certificate = "{ca_file.name}"')
+    room.config_file.write_text(
+        text.replace('type = "openssl", path = "index.txt"', 'type = "adcs", path = "copy.edb"')
+    )
+    path, serial = ca_file.with_name("copy.edb"), of(certificates, 11)
+    path.write_bytes(raw)
+    runner = room.runner()
+    report = runner.run()
+    assert report.settled
+    assert report.as_of == CONSISTENT_AT
+    assert len(room.statuses()) == len(ISSUED)
+    held = with_request(raw, 11, disposition=21, revoked_when=WHEN, effective_when=EFFECTIVE, reason=6)
+    path.write_bytes(reindexed(held, 11, 21))
+    assert runner.changes().done.changes == {"revoked": 1}
+    assert room.statuses()[serial].startswith("revoked 2025-10-09T08:53:20Z certificateHold")
+    path.write_bytes(raw + bytes(4096))
+    assert runner.changes().done.changes == {"released": 1}
+    assert room.statuses()[serial].startswith("good")

@@ -304,8 +304,8 @@ class TestStepCaSql(LoaderContract):
     hold = None
 
     @pytest.fixture
-    def source(self, tmp_path: Path, each_database: str) -> StepSqlSource:
-        return StepSqlSource(tmp_path, each_database)
+    def source(self, tmp_path: Path, mariadb: str) -> StepSqlSource:
+        return StepSqlSource(tmp_path, mariadb)
 
 
 # --- cfssl ----------------------------------------------------------------------------------------------------------------
@@ -406,8 +406,8 @@ class TestCfsslServers(LoaderContract):
     hold = None
 
     @pytest.fixture
-    def source(self, tmp_path: Path, each_database: str) -> CfsslSource:
-        return CfsslSource(tmp_path, each_database)
+    def source(self, tmp_path: Path, postgresql: str) -> CfsslSource:
+        return CfsslSource(tmp_path, postgresql)
 
 
 # --- XCA ------------------------------------------------------------------------------------------------------------------
