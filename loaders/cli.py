@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Annotated
 
 import typer
+from cryptography import x509
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from loaders.base import Discovering, Incremental, is_consistent
 from loaders.follow import follow_all
 from loaders.reconcile import reconcile_ca
 from loaders.reconcile import report_lines as comparison_lines
@@ -33,7 +35,7 @@ from responder.cli.named import open_config, with_redis
 from responder.clock import SystemClock
 from responder.config import load_config
 from responder.errors import OperatorError
-from responder.issuers import Issuers
+from responder.issuers import Issuers, subject_and_key
 from responder.log import configure_logging
 from responder.process import ConfigFile, Stop, announce_ready
 from responder.store.redis_store import Store
@@ -67,6 +69,29 @@ def load(
             is_clean = is_clean and report.is_clean
     if not is_clean:
         raise typer.Exit(EXIT_REJECTED)
+
+
+def sources(config: ConfigFile) -> None:
+    """Say of each CA how its source is read, and which issuers that holds, also those that are not configured."""
+    _, issuers = open_config(config)
+    for issuer in issuers:
+        loader, options = open_loader(issuers, issuer, str(config), SystemClock())
+        can = [
+            "lists what was issued" if loader.lists_issued else "lists the revoked alone",
+            "by what changed" if isinstance(loader, Incremental) else "as a whole",
+            "one consistent view each time" if is_consistent(loader) else "confirmed by a second reading",
+            f"whole each {options.reconcile} s",
+        ]
+        typer.echo(f"{issuer.name}: {issuer.config.source.type} {loader.name}: {', '.join(can)}")
+        if not isinstance(loader, Discovering):
+            continue
+        for found in loader.discover():
+            known = "no certificate"
+            if found.certificate_der is not None:
+                whose = subject_and_key(x509.load_der_x509_certificate(found.certificate_der))
+                names = [one.name for one in issuers if (one.subject_der, one.public_key_octets) == whose]
+                known = f"configured as {names[0]}" if names else "not configured"
+            typer.echo(f"{issuer.name}:   holds {found.name}: {known}")
 
 
 def reconcile(

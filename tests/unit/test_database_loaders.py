@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from typer.testing import CliRunner
 
 from loaders.base import Loader, Row
 from loaders.boulder import BoulderLoader, name_id
@@ -20,6 +21,7 @@ from loaders.django_ca import DjangoCALoader
 from loaders.openxpki import OpenXPKILoader, identifier_of
 from loaders.registry import loader_class
 from loaders.xipki import XiPKILoader
+from responder.cli.app import build_app
 from responder.errors import SourceUnavailable
 from responder.issuers import Issuer
 from responder.model import CRLReason, Status, serial_from_octets
@@ -322,6 +324,28 @@ def test_whose_rows_they_are(kind: type[TableSource], postgresql: str, issuer: I
     other = kind.loader(DatabaseOptions(url=postgresql), stranger, [], source.clock)
     with pytest.raises(SourceUnavailable, match="certificate of 'CN=Example Issuing CA R1"):
         read(other.snapshot())
+
+
+def test_the_command_that_names_the_issuers(postgresql: str, issuer: Issuer, tmp_path: Any) -> None:
+    """How a source is read, and whose certificates it holds: those of the configuration and others."""
+    source = XiPKI(postgresql, issuer)
+    other = make_ca(tmp_path / "other", name="Another CA", label="other")
+    blob = b64encode(other.certificate.public_bytes(Encoding.DER)).decode()
+    source.insert({"ID": 3, "SUBJECT": "CN=Another CA", "CERT": blob}, table="CA")
+    file = issuer.config.certificate.parent / "sources.toml"
+    file.write_text(
+        f'[[ca]]\nname = "corp"\ncertificate = "ca.pem"\nocsp = {{ key = "ca.key" }}\n'
+        f'source = {{ type = "xipki", url = "{postgresql}" }}\n'
+    )
+    done = CliRunner().invoke(build_app(["sources"]), ["sources", "-c", str(file)])
+    shown = source.open().name
+    assert done.stdout.splitlines() == [
+        f"corp: xipki {shown}: lists what was issued, by what changed, one consistent view each time, whole each 3600 s",
+        "corp:   holds CN=other: no certificate",
+        "corp:   holds CN=corp: configured as corp",
+        "corp:   holds CN=Another CA: not configured",
+    ]
+    assert done.exit_code == 0
 
 
 def test_the_database_of_xipki_s_responder(postgresql: str, issuer: Issuer) -> None:
