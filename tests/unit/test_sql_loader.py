@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from loaders.base import Incremental, Loader, Row
 from loaders.contract_suite import ContractSource, LoaderContract, read, rows_of
 from loaders.registry import check_options, loader_class
+from responder.clock import ManualClock
 from responder.errors import ConfigError, SourceUnavailable
 from responder.issuers import Issuer
 from responder.model import Status, serial_from_octets
@@ -214,3 +215,35 @@ def test_the_password_is_never_shown(issuer: Issuer, tmp_path: Path) -> None:
         assert "s3cret" not in str(caught.value) + loader.name
         assert "\n" not in str(caught.value)
         assert options.full_url.password == "s3cret"  # type: ignore[attr-defined]
+
+
+def test_the_overlap_finds_what_was_written_late(tmp_path: Path, issuer: Issuer) -> None:
+    """A row that appears with an older time: of seconds at the next poll, of minutes within a minute, never beyond."""
+    source = SQLSource(f"sqlite:///{tmp_path}/db", issuer)
+    clock = ManualClock(1_795_000_000.0)
+    source.clock = clock
+    now = int(clock.now())
+    source.put({"id": 1, "serial": "1", "updated": now})
+    loader = source.open()
+    assert isinstance(loader, Incremental)
+    snapshot = loader.snapshot()
+    read(snapshot)
+    cursor: str = snapshot.cursor  # type: ignore[attr-defined]
+
+    def seen() -> set[int]:
+        return {serial_from_octets(serial) for serial in rows_of(read(loader.changes(cursor)))}
+
+    assert seen() == {1}
+    source.put(
+        {"id": 2, "serial": "2", "updated": now - 20},
+        {"id": 3, "serial": "3", "updated": now - 300},
+        {"id": 4, "serial": "4", "updated": now - 700},
+    )
+    assert seen() == {1, 2}
+    clock.advance(61.0)
+    assert seen() == {1, 2, 3}
+    # A server whose clock is ahead does not hide what the others write.
+    source.put({"id": 5, "serial": "5", "updated": now + 86_400})
+    ahead = loader.changes(cursor)
+    read(ahead)
+    assert ahead.cursor == f"1:{int(clock.now())}"
