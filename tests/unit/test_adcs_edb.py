@@ -277,6 +277,17 @@ def test_a_new_copy_is_read_by_its_indexes(
     assert set(rows) == {of(certificates, one) for one in (10, 11)}  # later requests
 
 
+def test_what_was_revoked_in_the_copy_before_is_looked_at_again(
+    ca_file: Path, certificates: dict[int, x509.Certificate]
+) -> None:
+    """Nothing else would tell of a release from hold: neither its RequestID nor its dates change."""
+    loader = loader_of(SAMPLE, ca_file)
+    loader._revoked = frozenset({2})
+    rows, _ = changed(loader, "1|11|2000000000|0|another copy")
+    assert of(certificates, 2) in rows
+    assert len(rows) <= 2  # an index's last entry is looked at too
+
+
 @pytest.mark.parametrize("cursor", ["", "1|2", "0|1|2|3|x", "1|a|2|3|x", "1|900|2|3|x"])
 def test_a_cursor_that_says_nothing_asks_for_all(cursor: str, ca_file: Path) -> None:
     """Another version's, damaged, or of a newer copy than this one."""
