@@ -251,6 +251,17 @@ def check_profile(crl: CRLConfig, profile: str) -> None:
         apart, key = crl.delta_every, "delta_every"  # CSS-6.3.9-05: a CRL, or a delta CRL
     if apart > most_apart:
         raise ValueError(f"crl.{key} must be at most {most_apart // DAY_S}d {got}{said}, and is {apart} s")
+    # A delta CRL is none of the CRLs of BR §7.2, and what reads those reads no deltas.
+    apart, key = (
+        (crl.every, "every") if profile == "webpki" or crl.delta_every is None else (crl.delta_every, "delta_every")
+    )
+    is_full_at_once = crl.on_revocation and (crl.delta_every is None or profile != "webpki")
+    if profile != "private" and apart > DAY_S and not is_full_at_once:
+        because = "delta_every" if crl.on_revocation else "on_revocation = false"
+        clause = "BR §4.9.7" if profile == "webpki" else "EN 319 411-1 CSS-6.3.9-12 to -14"
+        raise ValueError(
+            f"crl.{key} must be at most 24h with {because} {got}, since a revocation is on a CRL within that time ({clause}), and is {apart} s"
+        )
     if profile != "webpki":
         return
     if crl.certificate is not None:

@@ -90,16 +90,19 @@ class Office:
         return found if found is not None and found.ca_id == self.issuer.id else None
 
     def first_due(self) -> tuple[Published | None, Published | None]:
-        """Return of the complete CRLs and of the deltas the one that is due first; None where one is missing."""
+        """Return of the complete CRLs and of the deltas the one that is due first; None where one is missing.
+
+        ``soonest_ahead`` is that of all shards together: a revocation dated ahead is in one of them alone.
+        """
         complete = self.crl.complete_slots
-        found = ([self.published(slot) for slot in slots] for slots in (complete, map(delta_slot, complete)))
-        full, delta = (
-            min((one for one in slots if one is not None), key=lambda one: one.next_publication, default=None)
-            if None not in slots
-            else None
-            for slots in found
-        )
-        return full, delta
+        return self._first(complete), self._first([delta_slot(slot) for slot in complete])
+
+    def _first(self, slots: Sequence[str]) -> Published | None:
+        found = [one for slot in slots if (one := self.published(slot)) is not None]
+        if len(found) < len(slots):
+            return None
+        ahead = min((one.soonest_ahead for one in found if one.soonest_ahead is not None), default=None)
+        return dataclasses.replace(min(found, key=lambda one: one.next_publication), soonest_ahead=ahead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ class Issue:
         with contextlib.ExitStack() as stack:
             if not self._due.full:
                 changes = take_changes(self._office.store, self._office.issuer.id, self._office.crl.complete_slots)
-                if changes is not None and self._has_bases(changes):
+                if changes is not None and self._has_bases(changes) and self._delta_lasts(changes.instant):
                     return self._publish(changes.instant, self._deltas(changes), None, stack)
             return self._all(stack)
 
@@ -170,7 +173,7 @@ class Issue:
         spool = self._fresh(stack)
         snapshot = stack.enter_context(take_snapshot(office.store, ca, spool, self._hear_chunks))
         wanted = [_Wanted(slot, slot, snapshot.chunks) for slot in office.crl.complete_slots]
-        if has_deltas and not self._last:
+        if has_deltas and not self._last and self._delta_lasts(snapshot.instant):
             changes = snapshot.changes(office.store, office.crl.complete_slots)
             wanted += self._deltas(changes) if changes is not None and self._has_bases(changes) else []
         published = self._publish(snapshot.instant, wanted, snapshot, stack)
@@ -182,6 +185,10 @@ class Issue:
         """Say whether the depot has the bases, or later ones; it may be an old copy, or a machine's that issued nothing lately."""
         found = {slot: self._office.published(slot) for slot in self._office.crl.complete_slots}
         return all(one is not None and (one.number or 0) >= changes.base(slot).number for slot, one in found.items())
+
+    def _delta_lasts(self, instant: Instant) -> bool:
+        """Say whether a delta would be in date: not long after the source was last read, but a complete CRL may be then."""
+        return self._next_update(instant, is_full=False) > self._office.clock.now()
 
     def _deltas(self, changes: ChangeSet) -> list[_Wanted]:
         return [

@@ -120,6 +120,10 @@ WITH_URL = 'issue = true, key = "ca.key", url = "http://x.test/a.crl"'
         ("webpki", ', certificate = "crl.pem"', ["crl.certificate", "§7.2.2.1"]),
         ("webpki", ', expired = "keep"', ["crl.expired", '"drop"', "BR §7.2"]),
         ("webpki", ', delta_url = "https://x.test/d.crl"', ["crl.delta_url", "http://", "BR §7.1.2.11.2"]),
+        ("webpki", ', every = "25h", on_revocation = false', ["crl.every", "24h", "on_revocation", "§4.9.7"]),
+        ("webpki", ', every = "25h", delta_every = "1h"', ["crl.every", "24h", "delta_every", "§4.9.7"]),
+        ("webpki", ', validity = "365d", every = "25h", scope = "cas", on_revocation = false', ["crl.every", "24h"]),
+        ("etsi", ', every = "25h", scope = "cas", on_revocation = false', ["crl.every", "24h", "on_revocation"]),
         ("etsi", ', every = "25h"', ["crl.every", "at most 1d", "CSS-6.3.9-05"]),
         ("etsi", ', every = "3d", delta_every = "25h"', ["crl.delta_every", "at most 1d"]),
         ("etsi", ', scope = "cas", validity = "366d"', ["crl.validity", "at most 365d", "CSS-6.3.9-12"]),
@@ -142,7 +146,10 @@ def test_what_a_profile_forbids(folder: Path, profile: str, crl: str, words: lis
         ("webpki", ', validity = "10d", every = "7d"'),
         ("webpki", ', validity = "365d", every = "300d", scope = "cas"'),
         ("etsi", ', every = "1d", expired = "keep", certificate = "crl.pem"'),
+        ("webpki", ', every = "24h", on_revocation = false, delta_every = "1h"'),
         ("etsi", ', every = "3d", delta_every = "24h"'),
+        ("etsi", ', every = "3d", delta_every = "24h", on_revocation = false'),
+        ("etsi", ', every = "3d", delta_every = "25h", scope = "cas"'),
     ],
 )
 def test_what_a_profile_allows(folder: Path, profile: str, crl: str) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -15,6 +16,7 @@ from responder.clock import format_utc
 from responder.crl.depot import DIRECTORY, Depot
 from responder.crl.publisher import Stopped
 from responder.errors import SignerUnavailable
+from tests.crl_made import make_crl
 from tests.crl_office import DAY_S, HELD, HOUR_S, REVOKED, URL, CRLOffice
 from tests.pki import key_of, make_ca
 from tests.signing_room import GOOD
@@ -107,6 +109,35 @@ def test_a_revocation_dated_ahead(make_office: MakeOffice) -> None:
     office.pass_time(HOUR_S)
     assert office.read().serials[1] == "superseded"
     assert office.number() == 3
+
+
+@pytest.mark.parametrize("deltas", ["", ', delta_every = "4h"'])
+def test_a_revocation_dated_ahead_in_any_shard(make_office: MakeOffice, deltas: str) -> None:
+    """Whichever shard the serial is in, it is there at its time."""
+    office = make_office(f'shards = 3, url = "http://crl.example.test/{{shard}}.crl"{deltas}')
+    office.turn()
+    office.pass_time(10)
+    office.revoke(5, text=f"revoked {format_utc(office.began + 5400)} superseded")
+    office.settle()
+    office.pass_time(5400)
+    assert office.read("2-delta" if deltas else "2").serials[5] == "superseded"
+
+
+def test_a_revocation_while_the_source_stands_still_for_long(make_office: MakeOffice) -> None:
+    """Where a delta would have run out already, the complete CRL says it."""
+    office = make_office(f'url = "{URL}", delta_every = "1h"')
+    office.turn()
+    office.pass_time(10)
+    assert office.number("delta") == 2
+    office.pass_time(5 * HOUR_S, source_is_read=False)
+    office.revoke(1)
+    office.turn()
+    office.pass_time(11, source_is_read=False)
+    office.pass_time(61, source_is_read=False)
+    assert 1 in office.read().serials
+    assert (office.number(), office.number("delta")) == (3, 2)
+    office.pass_time(HOUR_S)
+    assert (office.number(), office.number("delta")) == (3, 4)
 
 
 def test_a_hold_and_its_release(make_office: MakeOffice) -> None:
@@ -326,6 +357,21 @@ def test_what_the_ca_issued_itself(make_office: MakeOffice) -> None:
     office.pass_time(60)
     assert office.number() == 3
     assert office.read().serials.keys() == {2, 3}
+
+
+def test_a_previous_crl_that_is_not_the_cas(make_office: MakeOffice, tmp_path: Path) -> None:
+    """A number that was taken up never goes back, so it is taken from the CA's own CRL alone."""
+    office = make_office()
+    (tmp_path / "other").mkdir()
+    other = make_ca(tmp_path / "other", name="Somebody Else", label="other")
+    (office.room.directory / "theirs.crl").write_bytes(make_crl(other, number=2**158))
+    office.room.reconfigure("issue = true", 'issue = true, previous = "theirs.crl"')
+    office.new_publisher()
+    with capture_logs() as logs:
+        office.turn()
+    assert "theirs.crl" in logs[-1]["error"]
+    assert "octet for octet" in logs[-1]["error"]
+    assert (office.number(), office.series.office.store.crl_state(office.room.issuer.id).number) == (None, 0)
 
 
 def test_nothing_before_the_source_was_read(make_office: MakeOffice) -> None:
