@@ -143,6 +143,24 @@ def measure(server: Server, rows: int, changes: int, driver: str | None) -> dict
     }
 
 
+def figures_of(name: str, one: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what docs/performance.md is to say of a server."""
+    return [
+        {
+            "what": f"rows of {name} into Redis",
+            "value": one["rows_per_s"],
+            "unit": "a second",
+            "at_least": TARGET_ROWS_S,
+        },
+        {
+            "what": f"a change in {name} is in Redis, at most",
+            "value": one["lag_most_s"],
+            "unit": "s",
+            "at_most": TARGET_LAG_S,
+        },
+    ]
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,9 +185,13 @@ def main() -> None:
             )
     if asked.json is not None:
         machine = {"python": platform.python_version(), "cpu": platform.processor() or platform.machine()}
-        text = json.dumps(
-            {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machine, "results": results}, indent=2
-        )
+        measured: dict[str, Any] = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **machine,
+            "results": results,
+        }
+        measured["figures"] = [figure for name, one in results.items() for figure in figures_of(name, one)]
+        text = json.dumps(measured, indent=2)
         asked.json.write_text(text + "\n")
 
 
