@@ -63,6 +63,13 @@ class Depot:
             raise InvariantBroken(f"{self.path(published)} is not {published.size} octets long, as it was published")
         raise InvariantBroken(f"{self.manifest(ca, slot)} names a file that is not there")
 
+    def has_file(self, published: Published) -> bool:
+        """Say whether a published CRL's file is there, whole by its size."""
+        try:
+            return self.path(published).stat().st_size == published.size
+        except OSError:
+            return False
+
     def path(self, published: Published) -> Path:
         """Return where a published CRL's file is."""
         return self.root / published.ca / published.file

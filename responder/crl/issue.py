@@ -81,7 +81,18 @@ class Office:
         return self.issuer.config.crl
 
     def published(self, slot: str) -> Published | None:
-        """Return what is published in a slot under the CA's present key; a manifest that is damaged counts as none."""
+        """Return what is published in a slot under the CA's present key.
+
+        One whose manifest is damaged, or whose file is lost or cut short, counts as none: it is issued or fetched anew.
+        """
+        found = self.described(slot)
+        if found is not None and not self.depot.has_file(found):
+            log.error("crl_file_lost", ca=self.issuer.name, path=str(self.depot.path(found)))
+            return None
+        return found
+
+    def described(self, slot: str) -> Published | None:
+        """Return what the manifest of a slot says, wherever its file is: that number was used."""
         try:
             found = self.depot.get(self.issuer.name, slot)
         except InvariantBroken as error:
@@ -230,7 +241,7 @@ class Issue:
     def _floors(self) -> list[int | None]:
         """Return the numbers that this machine knows: Redis may have been restored from an old copy."""
         office = self._office
-        found = [office.published(slot) for slot in office.depot.slots(office.issuer.name)]
+        found = [office.described(slot) for slot in office.depot.slots(office.issuer.name)]
         numbers = [one.number for one in found if one is not None]
         if office.foreign is not None:
             with CRLFile.open(office.foreign) as foreign:

@@ -277,7 +277,12 @@ class MirroredSlot:
         except InvariantBroken as error:
             log.error("crl_manifest_damaged", ca=self._issuer.name, slot=self._slot, error=str(error))
             return None
-        return found if found is not None and found.ca_id == self._issuer.id else None
+        if found is None or found.ca_id != self._issuer.id:
+            return None
+        if not self._depot.has_file(found):
+            log.error("crl_file_lost", ca=self._issuer.name, path=str(self._depot.path(found)))
+            return None
+        return found
 
     # --- alarms -------------------------------------------------------------------------------------------------------
 

@@ -80,7 +80,8 @@ class Replica:
             here = self._depot.get(published.ca, published.slot)
         except InvariantBroken:
             return False  # damaged: fetched anew
-        return here is not None and here.sha256 == published.sha256 and here.ca_id == published.ca_id
+        is_same = here is not None and here.sha256 == published.sha256 and here.ca_id == published.ca_id
+        return is_same and here is not None and self._depot.has_file(here)
 
     def _fetch(self, published: Published) -> None:
         fresh = self._depot.fresh(published.ca)

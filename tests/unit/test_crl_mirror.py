@@ -113,6 +113,12 @@ def test_each_new_crl_is_taken_over_octet_for_octet(room: MirrorRoom) -> None:
     room.mirror = room.open()  # which has forgotten what it has
     room.step()
     assert room.octets() == second
+    published = room.published()
+    assert published is not None
+    room.depot.path(published).unlink()  # the disk was not
+    room.mirror = room.open()
+    room.step()
+    assert room.octets() == second
 
 
 @pytest.mark.clause("RFC 5280", "4.2.1.13", "MUST")

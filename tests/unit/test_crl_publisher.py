@@ -111,6 +111,21 @@ def test_a_revocation_dated_ahead(make_office: MakeOffice) -> None:
     assert office.number() == 3
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_file_that_is_lost(make_office: MakeOffice, is_gone: bool) -> None:
+    """CRLs go on, above the number that the manifest still names, though Redis has forgotten it."""
+    office = make_office()
+    office.turn()
+    office.pass_time(12 * HOUR_S)
+    published = office.depot.get("corp", "full")
+    assert published is not None
+    path = office.depot.path(published)
+    path.unlink() if is_gone else path.write_bytes(path.read_bytes()[:100])
+    office.room.server.client().delete(f"rc:crl:{office.room.issuer.id}")
+    office.pass_time(60)
+    assert office.read().number == 3
+
+
 @pytest.mark.parametrize("deltas", ["", ', delta_every = "4h"'])
 def test_a_revocation_dated_ahead_in_any_shard(make_office: MakeOffice, deltas: str) -> None:
     """Whichever shard the serial is in, it is there at its time."""

@@ -198,6 +198,11 @@ def test_damaged_here(room: Room) -> None:
     assert not left.exists()
     assert room.replicas[0].look() == 1
     assert room.read(0) == b"good"
+    published = room.depots[0].get("corp", "full")
+    assert published is not None
+    room.depots[0].path(published).unlink()
+    assert room.replicas[0].look() == 1
+    assert room.read(0) == b"good"
 
 
 def test_pace(room: Room) -> None:
