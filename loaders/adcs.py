@@ -79,6 +79,7 @@ class AdcsLoader:
         database, file, as_of = self._open()
         judge = AdcsJudge(self._name_of(), self._owner, as_of, looks_always=False)
         with _closed_on_error(file):
+            before = os.fstat(file.fileno())
             size = database.last_request_id()
             cursor = self._cursor(database, state, as_of, size)
 
@@ -87,6 +88,7 @@ class AdcsLoader:
                 item = judge.item(row)
                 if item is not None:
                     yield item
+            self._check_still(file, before)
             judge.check()
 
         return ItemSnapshot(
@@ -104,19 +106,27 @@ class AdcsLoader:
             return ItemSnapshot(iter(()), float(known_as_of), cursor=lambda: cursor)
         database, file, as_of = self._open()
         judge = AdcsJudge(self._name_of(), self._owner, as_of, looks_always=False)
-        before = self._revoked
+        revoked_before = self._revoked
         with _closed_on_error(file):
-            if database.last_request_id() < request_id:
-                raise CursorLost  # an older copy, or another database
+            before = os.fstat(file.fileno())
+            if database.last_request_id() < request_id or int(as_of) < known_as_of:
+                raise CursorLost  # an older copy, or another database: a whole pass judges it
             following = self._cursor(database, state, as_of, database.last_request_id())
 
         def items() -> Iterator[Item]:
-            for row in database.changed(request_id, max(0, resolved_at - OVERLAP_S), before):
+            for row in database.changed(request_id, max(0, resolved_at - OVERLAP_S), revoked_before):
                 item = judge.item(row)
                 if item is not None:
                     yield item
+            self._check_still(file, before)
 
         return ItemSnapshot(items(), as_of, let_go=file.close, cursor=following)
+
+    def _check_still(self, file: BinaryIO, before: os.stat_result) -> None:
+        """Raise SourceUnavailable where the file was written while it was read: parts of two copies are neither."""
+        after = os.fstat(file.fileno())
+        if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
+            raise SourceUnavailable(f"{self.name}: was written while it was read; move a finished copy into its place")
 
     def _cursor(self, database: AdcsDatabase, state: str, as_of: float, request_id: int) -> Callable[[], str]:
         """Note how far a copy goes; what is revoked in it is remembered once it was read."""

@@ -227,8 +227,9 @@ class Runner:
             report.skipped = True
             self._settle(report, info)
             return
+        is_older = self._is_older(report, info)
         consistent = self._is_consistent and report.whole
-        believed = (confirmed or consistent) and report.shrunk_from is None
+        believed = (confirmed or consistent) and report.shrunk_from is None and not is_older
         sees_removals = believed and report.whole and self._loader.lists_issued and not reading.is_blind
         if getattr(self._loader, "keeps_vanished", False):
             sees_removals = False  # what is no longer in such a source was issued all the same
@@ -239,7 +240,7 @@ class Runner:
             now=now,
             retention_s=self._issuer.config.retention,
             good_releases_hold=self._loader.good_releases_hold and believed,
-            releases_wait=not believed and (self._loader.good_releases_hold or bool(reading.released)),
+            releases_wait=not believed and not is_older and (self._loader.good_releases_hold or bool(reading.released)),
             remove_vanished=sees_removals and confirmed,
             gone=self._gone if sees_removals else frozenset(),
             keep=reading.kept,
@@ -263,7 +264,7 @@ class Runner:
             report.done.add(apply(self._store, ca, reading.released.items(), signal="release", now=now))
         self._presume(reading.presumed, report, now)
         is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
-        if report.shrunk_from is None and (believed or not is_open):
+        if report.shrunk_from is None and (believed or is_older or not is_open):
             self._applied = fingerprint
             self._settle(report, info)
 
@@ -317,6 +318,19 @@ class Runner:
         known = self._store.crl_state(self._issuer.id).all_let_go
         return math.inf if known is None else float(known)  # none was published: none has to list anything once more
 
+    def _is_older(self, report: PassReport, before: CAInfo | None) -> bool:
+        """Say whether a copy is older than what is stored: one that was put back says nothing of releases and removals.
+
+        What it revokes is revoked. A live source is never older, whatever the clocks say.
+        """
+        return (
+            not self._loader.follows_clock
+            and before is not None
+            and before.as_of is not None
+            and report.as_of < before.as_of
+            and not is_ahead(before.as_of, self._clock, self._store)
+        )
+
     def _settle(self, report: PassReport, before: CAInfo | None) -> None:
         """Say as of when the source is known: after all its rows were committed, and never a step back.
 
@@ -334,7 +348,7 @@ class Runner:
             and report.as_of < as_of_before
             and not is_ahead(as_of_before, self._clock, self._store)
         ):
-            if not self._is_consistent:
+            if not (self._is_consistent and self._loader.follows_clock):
                 log.warning("source_older_than_before", ca=self._issuer.name, as_of=report.as_of, before=as_of_before)
             report.as_of, report.until = as_of_before, before.source_until
         self._catch_up.start(report.cursor)

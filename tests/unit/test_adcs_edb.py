@@ -288,6 +288,24 @@ def test_what_was_revoked_in_the_copy_before_is_looked_at_again(
     assert len(rows) <= 2  # an index's last entry is looked at too
 
 
+def test_an_older_copy_is_not_read_as_news(ca_file: Path) -> None:
+    """It has the same requests, and knows nothing of what was revoked since."""
+    with pytest.raises(CursorLost):
+        loader_of(SAMPLE, ca_file).changes("1|1|0|1900000000|a newer copy")
+
+
+def test_a_copy_that_is_written_while_it_is_read_is_refused(ca_file: Path, raw: bytes, tmp_path: Path) -> None:
+    """Parts of two copies are neither; the next look reads the whole one."""
+    path = tmp_path / "copy.edb"
+    path.write_bytes(raw)
+    loader = loader_of(path, ca_file)
+    for reading in (loader.snapshot(), loader.changes("1|1|0|0|another copy")):
+        with path.open("ab") as file:
+            file.write(bytes(4096))
+        with pytest.raises(SourceUnavailable, match="was written while it was read"):
+            list(reading.batches())
+
+
 @pytest.mark.parametrize("cursor", ["", "1|2", "0|1|2|3|x", "1|a|2|3|x", "1|900|2|3|x"])
 def test_a_cursor_that_says_nothing_asks_for_all(cursor: str, ca_file: Path) -> None:
     """Another version's, damaged, or of a newer copy than this one."""

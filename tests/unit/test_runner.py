@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -160,6 +161,31 @@ def test_a_hold_ends_after_two_equal_readings(room: LoaderRoom) -> None:
         assert runner.run().done.changes == {"released": 1}
         assert room.statuses() == {"01": f"good {EXP}"}
     assert TRANSITIONS_REFUSED.labels("hold_not_released")._value.get() == alarms
+
+
+def test_an_older_copy_takes_nothing_away(room: LoaderRoom) -> None:
+    """One that was put back knows nothing of the holds since: it ends none, removes nothing, and still revokes."""
+    room.configure(", copy = true")
+    older = (good("01"), revoked("02", "keyCompromise"))
+    room.write(revoked("01", "certificateHold"), good("02"), good("03"))
+    os.utime(room.index, (NOW - 100, NOW - 100))
+    assert room.runner().run().settled
+    room.write(*older)  # of long ago
+    runner = room.runner()
+    for _ in range(3):
+        report = runner.run()
+        assert (report.settled, report.wants_confirmation, report.as_of) == (True, False, NOW - 100)
+        room.pass_time(CONFIRM_AFTER_S)
+        runner.forget()
+    assert report.done.refused == {Refused.HOLD_NOT_RELEASED: 1}
+    assert room.statuses() == {
+        "01": f"revoked {AT} certificateHold {EXP}",
+        "02": f"revoked {AT} keyCompromise {EXP}",
+        "03": f"good {EXP}",
+    }
+    room.write(*older)
+    os.utime(room.index, (NOW - 50, NOW - 50))
+    assert runner.run().done.changes == {"released": 1, "purged": 1}
 
 
 WHOLE = "".join(
