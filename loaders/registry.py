@@ -6,6 +6,7 @@ loaders/follow.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,6 +20,7 @@ from responder.errors import ConfigError
 from responder.issuers import Issuer, Issuers
 
 GROUP = "revocast.loaders"
+_PASSWORD = re.compile(r"(://[^\s/:@'\"]*:).*@")  # of a URL; up to the last @, since a password may hold one too
 
 
 def loader_class(issuer: Issuer, config_file: str) -> Any:
@@ -46,7 +48,12 @@ def check_options(
             raise ConfigError(config_file, key, f"unknown key; allowed are type, {allowed}") from error
         if first["type"] == "missing":
             raise ConfigError(config_file, key, "must be there") from error
-        raise ConfigError(config_file, key, f"{first['msg']} (got {first['input']!r})") from error
+        raise ConfigError(config_file, key, _PASSWORD.sub(r"\1…@", first["msg"] + _shown(first["input"]))) from None
+
+
+def _shown(value: object) -> str:
+    """Show what an operator wrote; not a whole table, in which somebody else's key may hold a secret."""
+    return f" (got {value!r})" if isinstance(value, str | int | float) else ""
 
 
 def open_loader(issuers: Issuers, issuer: Issuer, config_file: str, clock: Clock) -> tuple[Loader, LoaderOptions]:

@@ -247,3 +247,19 @@ def test_the_overlap_finds_what_was_written_late(tmp_path: Path, issuer: Issuer)
     ahead = loader.changes(cursor)
     read(ahead)
     assert ahead.cursor == f"1:{int(clock.now())}"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"query": "DELETE FROM x"}, "one SELECT"),
+        ({"url": "klingon://u:s3cret@db/x"}, r"klingon://u:…@db/x"),
+        ({"url": "postgres://u:s3cr@s3cret@db/x"}, r"postgres://u:…@db/x"),
+    ],
+)
+def test_no_wrong_key_shows_the_password(change: dict[str, Any], text: str, issuer: Issuer) -> None:
+    """Not that of the key itself, and not another key's."""
+    options = MAPPED | {"url": "postgresql://u:s3cret@db/x"} | change
+    with pytest.raises(ConfigError, match=text) as caught:
+        check_options(loader_class(issuer, "").Options, options, "corp", "revocast.toml")
+    assert "s3c" not in str(caught.value)
