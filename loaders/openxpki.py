@@ -59,8 +59,12 @@ class OpenXPKILoader(IncrementalDatabaseLoader):
         return sa.select(*columns).where(table.issuer_identifier.in_(identifiers)), table.cert_key
 
     def changed_since(self, statement: sa.Select[Any], since: int) -> sa.Select[Any]:
-        """By notbefore and revocation_time: there is no column of the last change."""
-        return statement.where(sa.or_(CERTIFICATE.c.notbefore >= since, self._revoked_at >= since))
+        """By notbefore and revocation_time, as there is no column of the last change; and all that no CRL lists yet.
+
+        A revocation may be dated back further than any overlap, and waits for the next CRL in a status of its own.
+        """
+        waits = CERTIFICATE.c.status.in_(("CRL_ISSUANCE_PENDING", "HOLD"))
+        return statement.where(sa.or_(CERTIFICATE.c.notbefore >= since, self._revoked_at >= since, waits))
 
     def changed_at(self, row: Any) -> int:
         """Return the later of both, as far as they can be read."""

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
-from loaders.base import Loader, Row
+from loaders.base import Incremental, Loader, Row
 from loaders.boulder import BoulderLoader, name_id
 from loaders.contract_suite import HOLD_ROW, ContractSource, LoaderContract, read, rows_of
 from loaders.database import DatabaseOptions
@@ -391,6 +391,21 @@ def test_openxpki_s_renewed_ca(mariadb: str, issuer: Issuer, tmp_path: Any) -> N
         source.row(3, 3, Status.from_text("good")) | {"issuer_identifier": "somebody"},
     )
     assert read_all(source) == {b"\2": "good"}
+
+
+def test_openxpki_s_revocations_of_long_ago(mariadb: str, issuer: Issuer) -> None:
+    """One dated back further than the overlap is found at once: no CRL lists it yet."""
+    source = OpenXPKI(mariadb, issuer)
+    row = source.row(1, 1, Status.from_text("good")) | {"notbefore": 1_500_000_000}
+    source.insert(row, row | {"cert_key": "2"})
+    loader = source.open()
+    assert isinstance(loader, Incremental)
+    cursor = f"1:{int(source.clock.now())}"
+    assert rows_of(read(loader.changes(cursor))) == {}
+    source.execute(
+        "UPDATE certificate SET status = 'CRL_ISSUANCE_PENDING', revocation_time = 1600000000 WHERE cert_key = 2"
+    )
+    assert rows_of(read(loader.changes(cursor))) == {b"\2": "revoked 2020-09-13T12:26:40Z"}
 
 
 def test_boulder_tells_issuers_by_name(mariadb: str, issuer: Issuer) -> None:
