@@ -103,7 +103,8 @@ class Mount:
         if status == 404:
             # An empty list is "not found" without an error.
             return None if said.get("errors") else []
-        keys = (said.get("data") or {}).get("keys")
+        data = said.get("data")
+        keys = data.get("keys") if isinstance(data, dict) else None
         if not isinstance(keys, list):
             raise SourceUnavailable(f"{self.name}/{path}: no list of keys in the answer")
         return [key if isinstance(key, str) else repr(key) for key in keys]
@@ -125,7 +126,7 @@ class Mount:
             headers = {"X-Vault-Token": lines[0].strip(), "X-Vault-Request": "true"}
             if self._options.namespace is not None:
                 headers["X-Vault-Namespace"] = self._options.namespace
-            body = b""
+            body = bytearray()
             with self._client.stream("GET", path, params=query, headers=headers) as response:
                 for chunk in response.iter_bytes():
                     body += chunk
@@ -135,8 +136,8 @@ class Mount:
             said = " ".join(str(error).split())[:300] or type(error).__name__
             raise SourceUnavailable(f"{where}: cannot be read: {said}") from error
         if response.status_code not in (200, 404):
-            raise SourceUnavailable(f"{where}: HTTP {response.status_code}: {_errors(body)}")
-        return response.status_code, body
+            raise SourceUnavailable(f"{where}: HTTP {response.status_code}: {_errors(bytes(body))}")
+        return response.status_code, bytes(body)
 
     def _json(self, path: str, body: bytes) -> dict[str, Any]:
         try:

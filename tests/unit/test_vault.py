@@ -37,6 +37,7 @@ class Engine(ThreadingHTTPServer):
         self.token = "s.reader"
         self.lists_revoked = True
         self.revoked_only: list[str] = []  # listed as revoked, and nowhere else
+        self.odd_list: bytes | None = None  # what is said instead of either list
         self.asked: list[str] = []
 
     @property
@@ -59,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
         engine.asked.append(path)
         if self.headers.get("X-Vault-Token") != engine.token:
             return self.answer(403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]})
+        if is_list and engine.odd_list is not None:
+            return self.send(200, engine.odd_list)
         if is_list and path == "certs":
             return self.keys([name.replace(":", "-") for name in [*engine.certs, *engine.raw]])
         if is_list and path == "certs/revoked" and engine.lists_revoked:
@@ -231,6 +234,14 @@ def test_a_mount_with_no_store_roles_does_not_list_what_was_issued(source: Vault
     loader = VaultLoader(made, source.issuer, (), source.clock)
     source.loaders.append(loader)
     assert not loader.lists_issued
+
+
+@pytest.mark.parametrize("said", [b'{"data": ["keys"]}', b'{"data": {"keys": {}}}', b"[]", b"<html>"])
+def test_a_list_that_is_none_is_one_line(said: bytes, source: VaultSource) -> None:
+    """Of some other server, or of a proxy."""
+    source.engine.odd_list = said
+    with pytest.raises(SourceUnavailable, match="no list of keys|is this Vault"):
+        source.open().peek()
 
 
 def test_a_token_that_was_renewed_is_read_anew(source: VaultSource) -> None:
