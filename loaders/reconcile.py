@@ -33,6 +33,7 @@ from responder.model import CertStatus, CRLReason, Status, serial_from_octets
 from responder.revocation import Refused, decide
 from responder.roles.health import ask, probe_request, verify_answer
 from responder.store.redis_store import Store
+from responder.store.values import BucketMap
 
 KEPT = 10_000  # differences that are named; the others are counted
 LOOK_AGAIN_AFTER_S = 2.0  # by then a change is in that was made while the first look was under way
@@ -136,14 +137,16 @@ class Reconciler:
             crl_time = self._read_crls(entries, result)
             chosen: list[tuple[bytes, str]] = []
             suspects: dict[bytes, str] = {}
-            for source, stored, listed in self._groups(rows, entries):
+            buckets = self._store.bucket_map(ca, info.bits)
+            bits = min(SPOOL_BITS, buckets.least_bits)
+            for source, stored, listed in self._groups(rows, entries, buckets, bits):
                 now = self._clock.now()
                 for octets in source.keys() | stored.keys():
                     if self._contradiction(source.get(octets), stored.get(octets), now) is not None:
                         suspects[octets] = source.get(octets, "")
                 if crl_time is not None:
                     self._compare_crl(stored, listed, crl_time, result)
-                chosen += random.sample(sorted(stored.items()), min(len(stored), -(-sample // (1 << SPOOL_BITS))))
+                chosen += random.sample(sorted(stored.items()), min(len(stored), -(-sample // (1 << bits))))
         if suspects:
             self._look_again(suspects, result)
         if info.override is not None:
@@ -177,14 +180,9 @@ class Reconciler:
         return reading
 
     def _groups(
-        self, rows: Spool, entries: Spool
+        self, rows: Spool, entries: Spool, buckets: BucketMap, bits: int
     ) -> Iterator[tuple[dict[bytes, str], dict[bytes, str], dict[bytes, str]]]:
         """Yield what source, Redis and CRLs say, for a part of the serials each time."""
-        info = self._store.ca_info(self._issuer.id)
-        buckets = self._store.bucket_map(
-            self._issuer.id, info.bits if info is not None and info.bits is not None else 4
-        )
-        bits = min(SPOOL_BITS, buckets.least_bits)
         for number in range(1 << bits):
             unique, _ = without_duplicates(rows.group(number, bits), self._loader.name)
             source = {octets: text for _, octets, text in unique if octets not in self._kept}

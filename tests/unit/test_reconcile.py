@@ -155,6 +155,20 @@ def test_a_crl_that_says_something_else(room: LoaderRoom) -> None:
     ]
 
 
+def test_a_small_ca_gives_a_whole_sample_too(room: LoaderRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many certificates are asked for as were ordered, however few buckets there are."""
+    room.load(*(good(f"{number:04X}") for number in range(1, 401)))
+    asked: list[bytes] = []
+
+    async def note(_self: Reconciler, serials: Iterable[bytes], _place: object, _result: Comparison) -> None:
+        asked.extend(serials)
+
+    monkeypatch.setattr(Reconciler, "_compare_answers", note)
+    reconciler = Reconciler(room.store, room.config, str(room.config_file), room.issuers, room.issuer, room.clock)
+    reconciler.run(100, [("127.0.0.1", 1)])
+    assert len(set(asked)) == 100
+
+
 def test_answers_and_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole Revocast: exit code 0 as it stands; with a status altered in Redis the served answers contradict it."""
     ca = make_ca(tmp_path / "ca", delegated=True)

@@ -240,7 +240,7 @@ def test_a_mount_with_no_store_roles_does_not_list_what_was_issued(source: Vault
 def test_a_list_that_is_none_is_one_line(said: bytes, source: VaultSource) -> None:
     """Of some other server, or of a proxy."""
     source.engine.odd_list = said
-    with pytest.raises(SourceUnavailable, match="no list of keys|is this Vault"):
+    with pytest.raises(SourceUnavailable, match=r"no list of keys|is this Vault"):
         source.open().peek()
 
 
