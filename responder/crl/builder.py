@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ class CRLHead:
 
 @dataclass(frozen=True, slots=True)
 class BuiltCRL:
-    """A CRL that was written, and is on the disk.
+    """A CRL that was written; that it is on the disk, the depot sees to.
 
     ``sha256``: of the whole file, hex. ``soonest_ahead``: POSIX seconds of the first revocation that is dated ahead, and so is
     not in it; it wants a CRL of its own then. ``expired``: entries that the terms dropped.
@@ -65,7 +64,7 @@ def build_crl(
 ) -> BuiltCRL:
     """Write a CRL with the entries of ``chunks`` (packed records, asked for once), signed by ``signer``.
 
-    ``target`` is replaced; it is on the disk when this returns, and gone where this raises. ``progress`` hears how many
+    ``target`` is replaced, and gone where this raises; nothing waits for the disk. ``progress`` hears how many
     entries there are so far. Raises ValueError for a record that cannot be in a CRL, SignerUnavailable, OSError.
     """
     if terms.this_update != head.this_update:
@@ -139,8 +138,6 @@ def _write(target: Path, head: CRLHead, entries: _Entries, signer: Signer) -> tu
                 digest.update(block)
                 file.write(block)
                 size += len(block)
-        file.flush()
-        os.fsync(file.fileno())
     return size, digest.hexdigest()
 
 

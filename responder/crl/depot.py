@@ -104,9 +104,9 @@ class Depot:
             before = self._before(published)
             if before is not None and before.sha256 != published.sha256:
                 _check_newer(published, before)
-            _sync(fresh)
+            sync(fresh)
             fresh.replace(self.path(published))
-            _sync(self.path(published).parent)  # the name must be there before the manifest that speaks of it
+            sync(self.path(published).parent)  # the name must be there before the manifest that speaks of it
             self._replace_manifest(published)
             self._prune(published, before)
         return published
@@ -152,7 +152,7 @@ class Depot:
         finally:
             os.close(descriptor)
         fresh.replace(self.manifest(published.ca, published.slot))
-        _sync(fresh.parent)
+        sync(fresh.parent)
 
     def _prune(self, published: Published, before: Published | None) -> None:
         """Keep the file and the one before it, which a reader may be about to open."""
@@ -188,7 +188,7 @@ def _check_newer(published: Published, before: Published) -> None:
         )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have a file's content, or a directory's names, on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

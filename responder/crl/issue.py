@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +24,7 @@ from responder.config_crl import CRLConfig, delta_slot, longest_validity
 from responder.crl.builder import BuiltCRL, CRLHead, build_crl
 from responder.crl.checks import Expected, check_before_publication
 from responder.crl.delta import ChangeSet
-from responder.crl.depot import Depot
+from responder.crl.depot import Depot, sync
 from responder.crl.extensions import EXPIRED_CERTS_ON_CRL, CRLExtensions
 from responder.crl.numbering import Instant, reserve
 from responder.crl.published import NO_NEXT_UPDATE, Published
@@ -304,7 +305,11 @@ class Issue:
         audit.require()
         built = build_crl(fresh, head, wanted.chunks, terms, signer.signer, partial(self._progress, slot))
         self._record(fresh, slot, built, extensions, head)
-        self._check(fresh, wanted, extensions, head, terms, now)
+        with ThreadPoolExecutor(1) as disk:
+            # The file goes to the disk while it is checked: the depot, which waits for that, finds it there.
+            synced = disk.submit(sync, fresh)
+            self._check(fresh, wanted, extensions, head, terms, now)
+            synced.result()
         if built.reasons_left_out:
             log.warning("crl_reasons_left_out", ca=office.issuer.name, slot=slot, entries=built.reasons_left_out)
         published = Published(

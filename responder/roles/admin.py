@@ -21,6 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from responder.clock import Clock, SystemClock
 from responder.config import Config, HTTPConfig, load_config, parse_listen
+from responder.crl.depot import DIRECTORY, Depot
 from responder.errors import RevocastError
 from responder.http.message import Request, Response, http_error
 from responder.http.server import adopt_socket, serve_sockets
@@ -28,7 +29,7 @@ from responder.issuers import Issuer, Issuers
 from responder.log import configure_logging, get_logger
 from responder.model import Status, serial_from_octets
 from responder.process import announce_ready
-from responder.roles.health import Probe, ask, probe_request, verify_answer
+from responder.roles.health import Probe, ask, crl_problem, probe_request, verify_answer
 from responder.store.layout import PARTITIONS
 from responder.store.redis_store import Store
 
@@ -47,6 +48,7 @@ class Health:
         self._issuers = issuers
         self._public = public
         self._clock = clock
+        self._depot = Depot(config.data_dir / DIRECTORY)
         self._samples: dict[str, bytes] = {}
         self._sampled_at = float("-inf")
         self._store: Store | None = None
@@ -69,7 +71,9 @@ class Health:
             body = await ask(host, port, probe_request(issuer, sample))
         except (OSError, TimeoutError, ValueError) as error:
             return Probe(issuer.name, f"no answer: {error or type(error).__name__}")
-        return Probe(issuer.name, verify_answer(issuer, serial_from_octets(sample), body, self._clock.now()))
+        now = self._clock.now()
+        problem = verify_answer(issuer, serial_from_octets(sample), body, now) or crl_problem(self._depot, issuer, now)
+        return Probe(issuer.name, problem)
 
     def _take_samples(self) -> str | None:
         """Choose a certificate of each CA now and then; while Redis is gone the last choice stays. Runs in a thread."""

@@ -1,4 +1,4 @@
-"""Whether Revocast works, as a client would find out: ask a worker over HTTP, verify what it says.
+"""Whether Revocast works, as a client would find out: ask a worker over HTTP, verify what it says, see whether CRLs are in date.
 
 Called by the admin role for ``/health``. Knows nothing of how an answer comes about.
 """
@@ -10,12 +10,16 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
 from fastpath.ocsp_response import encode_cert_id
+from responder.clock import format_utc
+from responder.crl.depot import Depot
+from responder.errors import InvariantBroken
 from responder.issuers import Issuer
+from responder.signing.algorithms import public_key_to_der, scheme_of, verify_signature
 
 PROBE_TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 100_000  # as openssl's client allows
@@ -23,7 +27,7 @@ MAX_ANSWER_BYTES = 100_000  # as openssl's client allows
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The outcome for one CA. ``problem`` is None where an in-date, verified answer came back."""
+    """The outcome for one CA. ``problem`` is None where an in-date, verified answer came back and CRLs are in date."""
 
     ca: str
     problem: str | None
@@ -115,13 +119,25 @@ def _delegate_problem(signer: x509.Certificate, now: float) -> str | None:
     return None
 
 
-def _verify(key: object, response: ocsp.OCSPResponse) -> None:
-    signature, tbs, algorithm = response.signature, response.tbs_response_bytes, response.signature_hash_algorithm
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        key.verify(signature, tbs)
-    elif isinstance(key, rsa.RSAPublicKey) and algorithm is not None:
-        key.verify(signature, tbs, padding.PKCS1v15(), algorithm)
-    elif isinstance(key, ec.EllipticCurvePublicKey) and algorithm is not None:
-        key.verify(signature, tbs, ec.ECDSA(algorithm))
-    else:
-        raise UnsupportedAlgorithm(f"a key of type {type(key).__name__}")
+def _verify(key: PublicKeyTypes, response: ocsp.OCSPResponse) -> None:
+    """Raises InvalidSignature; ValueError for a key that no signer of ours has."""
+    scheme = scheme_of(key, "pss" if response.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS else None)
+    if not verify_signature(
+        public_key_to_der(key), scheme.algorithm_der, response.signature, response.tbs_response_bytes
+    ):
+        raise InvalidSignature("not the signer's")
+
+
+def crl_problem(depot: Depot, issuer: Issuer, now: float) -> str | None:
+    """Return what is wrong with the CRLs that clients get here, or None: each is there, and in date."""
+    crl = issuer.config.crl
+    for slot in crl.complete_slots if crl is not None else ():
+        try:
+            published = depot.get(issuer.name, slot)
+        except InvariantBroken as error:
+            return str(error)
+        if published is None or published.ca_id != issuer.id:
+            return f"no CRL is published ({slot})"
+        if published.next_update is not None and published.next_update <= now:
+            return f"the CRL is past its nextUpdate, {format_utc(published.next_update)} ({slot})"
+    return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,13 @@ def test_answers_verify(server: Revocast, shops: dict[str, Shop], kind: str) -> 
         live = believe(shop, server.post(request_for(leaf, shop.ca, None, b"n" * 32))[1])
         assert live.certificate_status is status
         assert live.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce == b"n" * 32
+
+
+def test_health_verifies_them_all(server: Revocast, shops: dict[str, Shop]) -> None:
+    """What monitors an operator's responder must not cry over a kind of key."""
+    status, _, body = server.get("/health", server.admin)
+    assert json.loads(body)["ca"] == {shop.name: "ok" for shop in shops.values()}
+    assert status == 200
 
 
 def test_the_signatures_are_not_too_long_for_the_table(server: Revocast, shops: dict[str, Shop]) -> None:

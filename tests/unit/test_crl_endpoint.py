@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from responder.clock import ManualClock
+from responder.clock import ManualClock, format_utc
 from responder.config import Config, load_config
 from responder.crl import endpoint as endpoint_module
 from responder.crl.depot import Depot
@@ -28,6 +28,7 @@ from responder.errors import ConfigError
 from responder.http.message import Request, Response, http_date
 from responder.http.routes import Routes
 from responder.issuers import Issuers
+from responder.roles.health import crl_problem
 from tests.components import need
 from tests.http_room import ask, read_all, serving, until
 from tests.http_wire import NOW, EchoHandler, EmptyLane, Reply, Wire, get, parse_replies, post
@@ -433,3 +434,21 @@ def number_of(reply: Reply, ca: PKI) -> int:
     crl = x509.load_der_x509_crl(reply.body)
     assert crl.is_signature_valid(ca.certificate.public_key())
     return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+def test_health_tells_of_a_crl_that_is_missing_or_has_run_out(room: Room) -> None:
+    """An operator hears of it before clients that refuse everything without a CRL do."""
+    corp, parts = room.issuers.by_name("corp"), room.issuers.by_name("parts")
+    assert corp is not None
+    assert parts is not None
+    assert crl_problem(room.depot, corp, NOW) == "no CRL is published (full)"
+    room.publish(1, next_update=NOW + 60)
+    assert crl_problem(room.depot, corp, NOW) is None
+    assert crl_problem(room.depot, corp, NOW + 60) == f"the CRL is past its nextUpdate, {format_utc(NOW + 60)} (full)"
+    room.publish(2, ca_id="0" * 16)
+    assert crl_problem(room.depot, corp, NOW) == "no CRL is published (full)", "of another key"
+    for shard in ("0", "2"):
+        room.publish(1, ca="parts", slot=shard)
+    assert crl_problem(room.depot, parts, NOW) == "no CRL is published (1)"
+    room.depot.manifest("corp", "full").write_text("{")
+    assert "remove it" in str(crl_problem(room.depot, corp, NOW))
