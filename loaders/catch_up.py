@@ -21,6 +21,8 @@ from responder.store.redis_store import Store
 
 MAX_SEEN = 200_000  # rows of the overlap that are remembered as applied, some 30 MB; above it they are applied again
 
+MAX_GOOD = 20_000  # good rows of one reading that wait for its end
+
 
 class CatchUp:
     """The changes of one CA's source. Used by one thread."""
@@ -37,6 +39,8 @@ class CatchUp:
         self._tag = hashlib.sha256(f"{issuer.config.source.type} {loader.name}".encode()).hexdigest()[:8]
         self._seen: dict[bytes, str] = {}
         self._complained: set[str] = set()
+        self._good: dict[bytes, str] = {}  # of one reading: good rows that wait for its end
+        self._not_good: set[bytes] = set()  # serials of its other rows
         self.cursor: str | None = None
         self.touched: set[bytes] = set()  # serials that were brought in since the last whole pass began
 
@@ -89,12 +93,15 @@ class CatchUp:
             self.forget(cursor=True)
             return PassReport(self._issuer.name, self._clock.now(), whole=False)
         report, reading = PassReport(self._issuer.name, changes.as_of), Reading()
+        self._good.clear()
+        self._not_good.clear()
         try:
             for batch in changes.batches():
                 self._go_on()
                 if self._issuer.profile == "webpki":
                     refuse_holds(batch, self._loader.name)
                 self._take(batch, report, reading)
+            self._take_good(report)
             self.cursor = changes.cursor
         finally:
             changes.close()
@@ -116,17 +123,35 @@ class CatchUp:
             at = text.find("exp=")
             if at >= 0 and text[at + 4 : at + 24] < expired_before:
                 report.done.expired += 1  # nobody keeps it; what the store has of it goes with the next whole pass
-            elif self._seen.get(serial_octets) != text:
-                fresh.append((serial_octets, text))
+            elif text.startswith("good"):
+                if self._seen.get(serial_octets) != text:
+                    self._good[serial_octets] = text
+            else:
+                self._not_good.add(serial_octets)
+                if self._seen.get(serial_octets) != text:
+                    fresh.append((serial_octets, text))
         released = [row for row in batch.released if self._seen.get(row[0]) != row[1]]
+        self._apply(fresh, "row", report)
+        self._apply(released, "release", report)
+        if len(self._good) > MAX_GOOD:
+            self._take_good(report)
+
+    def _take_good(self, report: PassReport) -> None:
+        """Bring in the good rows, of whose certificates no other row of this reading says something worse.
+
+        They wait for its end: two tables may speak of one certificate, and good must not stand until the second comes.
+        """
         signal: Signal = "release" if self._loader.good_releases_hold else "row"
-        if fresh:
-            report.done.add(apply(self._store, self._issuer.id, fresh, signal=signal, now=now))
-        if released:
-            report.done.add(apply(self._store, self._issuer.id, released, signal="release", now=now))
-        if len(self._seen) + len(fresh) > MAX_SEEN:
+        self._apply([row for row in self._good.items() if row[0] not in self._not_good], signal, report)
+        self._good.clear()
+
+    def _apply(self, rows: list[Row], signal: Signal, report: PassReport) -> None:
+        if not rows:
+            return
+        report.done.add(apply(self._store, self._issuer.id, rows, signal=signal, now=self._clock.now()))
+        if len(self._seen) + len(rows) > MAX_SEEN:
             self._seen.clear()
-        for serial_octets, text in [*fresh, *released]:
+        for serial_octets, text in rows:
             self._seen[serial_octets] = text
             self.touched.add(serial_octets)
-        report.listed += len(fresh) + len(released)
+        report.listed += len(rows)

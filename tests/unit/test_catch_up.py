@@ -35,6 +35,7 @@ class Ledger:
         self.version = "v1"
         self.reads: list[str] = []
         self.is_down = False
+        self.second: list[tuple[bytes, tuple[str | None, int]]] = []  # rows of another table, which are always news
         self.between: list[Callable[[], None]] = []  # run one by one between the batches of a snapshot
 
     def put(self, *rows: tuple[int, str | None]) -> None:
@@ -77,7 +78,7 @@ class LedgerLoader:
         return Rows(self._batches(rows, pauses), self._clock.now(), cursor=lambda: cursor)
 
     def _batches(self, rows: dict[bytes, tuple[str | None, int]], pauses: bool) -> Iterator[Batch]:
-        items = sorted(rows.items())
+        items = sorted(rows.items()) + self._ledger.second
         for at in range(0, len(items), ROWS_A_BATCH):
             if at and pauses and self._ledger.between:
                 self._ledger.between.pop(0)()
@@ -144,6 +145,20 @@ def test_one_pass_and_then_changes_alone(room: LedgerRoom) -> None:
         assert room.statuses() == wanted
         assert room.reads() == ["changes"]
     assert (room.cursor() or "").endswith(" v1:7")
+
+
+def test_two_tables_that_speak_of_one_certificate(room: LedgerRoom) -> None:
+    """Good in the first and on hold in the second: never good, not even until the second is read."""
+    room.ledger.put(*((number, GOOD) for number in (1, 2, 3)))
+    room.ledger.second = [(b"\1", (HOLD, 0))]
+    room.step()
+    for number in range(4, 7):
+        room.ledger.put((1, GOOD), (number, GOOD))
+        room.step()
+        assert room.statuses()["01"] == HOLD
+    assert room.reads()[-3:] == ["changes"] * 3
+    assert "released" not in room.journal_kinds()
+    assert sorted(room.statuses()) == ["01", "02", "03", "04", "05", "06"]
 
 
 def test_as_of_follows_the_readings_and_the_overlap_costs_nothing(room: LedgerRoom) -> None:
