@@ -24,6 +24,7 @@ from loaders.ownership import CertificateOwner, certificate_expiry, certificate_
 from loaders.zone_offsets import ZoneOffsets, offset_between
 from responder.clock import Clock, parse_utc
 from responder.config import AnyPath
+from responder.errors import SourceUnavailable
 from responder.issuers import Issuer
 from responder.model import CRLReason
 
@@ -75,7 +76,8 @@ class DogtagRows:
         self._owner = owner
         self._zone = None if zone == "auto" else ZoneInfo(zone)
         self._offsets = ZoneOffsets()
-        self.latest = 0  # the last change, POSIX seconds
+        self.latest = 0  # the last change, POSIX seconds; 0: no entry tells
+        self.count = 0  # of entries
 
     def items(self, entries: Iterator[Entry | tuple[str, str]], *, checks_owner: bool) -> Iterator[Item]:
         """Yield what the entries say; raises SourceUnavailable."""
@@ -83,6 +85,7 @@ class DogtagRows:
             if isinstance(entry, tuple):
                 yield self._make.rejected(*entry)
                 continue
+            self.count += 1
             item = self._item(entry)
             if item is not None:
                 yield item
@@ -237,11 +240,16 @@ class DirectoryReading(ItemSnapshot):
             rows.items(directory.entries(since), checks_owner=since is None), as_of, let_go=directory.close
         )
         self._rows = rows
+        self._source = directory.name
         self._latest = latest
 
     def batches(self) -> Iterator[Any]:
-        """Yield the batches."""
+        """Yield the batches; raises SourceUnavailable where what changes afterwards could never be found."""
         yield from super().batches()
+        if self._rows.count and not self._rows.latest:
+            raise SourceUnavailable(
+                f"{self._source}: the account may not read modifyTimestamp, by which changes are found"
+            )
         # Never ahead of our clock: a server whose clock is wrong would hide all that others change.
         self.cursor = f"{CURSOR_VERSION}:{min(max(self._latest, self._rows.latest), int(self.as_of))}"
 

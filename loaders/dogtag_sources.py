@@ -105,10 +105,10 @@ class Directory:
                     yield Entry(str(result["dn"])[:200], values)
             outcome = connection.result
             if outcome.get("result"):
-                raise SourceUnavailable(f"{self._name}: {outcome.get('description')}: {outcome.get('message')}"[:500])
+                raise SourceUnavailable(f"{self.name}: {outcome.get('description')}: {outcome.get('message')}"[:500])
         except (LDAPException, OSError, ssl.SSLError) as error:
             said = " ".join(str(error).split())[:300] or type(error).__name__
-            raise SourceUnavailable(f"{self._name}: cannot be read: {said}") from error
+            raise SourceUnavailable(f"{self.name}: cannot be read: {said}") from error
 
     def close(self) -> None:
         """End the connection."""
@@ -121,7 +121,8 @@ class Directory:
                 one.close()  # ldap3 does not where the server was quicker, or said no
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The directory, for people."""
         return f"{self._options.url}/{self._options.base}"
 
     def _connected(self) -> Any:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from loaders.base import CursorLost, Incremental, Loader, Row
 from loaders.contract_suite import ContractSource, LoaderContract, read, rows_of
 from loaders.dogtag import DogtagLoader, DogtagOptions
+from loaders.dogtag_sources import ATTRIBUTES
 from responder.clock import ManualClock
 from responder.errors import SourceUnavailable
 from responder.model import Status
@@ -308,6 +309,17 @@ def test_more_entries_than_a_page(tmp_path: Path, repository: Slapd, monkeypatch
     source = LdapSource(tmp_path, repository)
     source.write([(bytes([at]), "good" + EXP) for at in range(1, 9)])
     assert len(rows_of(read(source.open().snapshot()))) == 8
+
+
+def test_a_directory_that_hides_its_timestamps_is_refused(
+    tmp_path: Path, repository: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No revocation would be found before the next whole reading, and all would seem known as of now."""
+    source = LdapSource(tmp_path, repository)
+    source.write([(b"\1", "good" + EXP)])
+    monkeypatch.setattr("loaders.dogtag_sources.ATTRIBUTES", [one for one in ATTRIBUTES if one != "modifyTimestamp"])
+    with pytest.raises(SourceUnavailable, match="may not read modifyTimestamp"):
+        read(source.open().snapshot())
 
 
 def test_a_password_does_not_go_over_the_wire_in_the_clear(
