@@ -202,6 +202,16 @@ def test_revocations_under_a_certificate_that_is_gone_hold(tmp_path: Path) -> No
     assert Read(source.open()).statuses["01"] == "good" + EXP
 
 
+def test_of_two_revocations_the_stricter_holds(tmp_path: Path) -> None:
+    """A CA that was renewed has two certificates to revoke under."""
+    source = XcaSource(tmp_path)
+    source.write(GOOD)
+    for reason, ca in ((1, 97), (8, 98), (6, 99)):
+        source.revoke("01", "20260102030405Z", reason)
+        source.execute(f"UPDATE revocations SET caId = {ca} WHERE reasonBit = {reason}")  # noqa: S608
+    assert Read(source.open()).statuses["01"] == "revoked 2026-01-02T03:04:05Z keyCompromise" + EXP
+
+
 def test_a_hold_that_was_taken_back_is_good(tmp_path: Path) -> None:
     """XCA deletes the revocation's row; deleted certificates are not listed."""
     source = XcaSource(tmp_path)
