@@ -174,7 +174,7 @@ class Reconciler:
             result.as_of, result.rows, result.rejected = snapshot.as_of, spool.count, reading.count
         finally:
             snapshot.close()
-        self._kept = reading.kept
+        self._kept, self._presumed = reading.kept, reading.presumed
         if reading.is_blind:
             result.notes.append("some rows of the source cannot be read: what is not listed may be one of them")
         return reading
@@ -194,6 +194,8 @@ class Reconciler:
                 stored |= bucket.entries
             for octets in self._kept & stored.keys():
                 source[octets] = stored[octets]  # a row that cannot be read counts as listed
+                if octets in self._presumed and stored[octets].startswith("good"):
+                    source[octets] = self._presumed[octets]  # and that it is revoked can be read
             yield source, stored, {octets: text for _, octets, text in entries.group(number, bits)}
 
     def _look_again(self, suspects: Mapping[bytes, str], result: Comparison) -> None:
@@ -203,7 +205,10 @@ class Reconciler:
         snapshot = self._loader.snapshot()
         try:
             for batch in snapshot.batches():
-                for octets, text in [*batch.rows, *batch.released]:
+                presumed = [(row.serial_octets, row.presumed) for row in batch.rejected]
+                for octets, text in [*batch.rows, *batch.released, *presumed]:
+                    if octets is None or text is None:
+                        continue
                     if octets in suspects and not found.get(octets, "").startswith("revoked"):
                         found[octets] = text
         finally:

@@ -103,6 +103,16 @@ def test_a_row_that_cannot_be_read_is_no_difference(room: LoaderRoom) -> None:
     assert (result.count, result.rejected) == (0, 1)
 
 
+def test_a_row_that_surely_is_revoked_is_compared(room: LoaderRoom) -> None:
+    """Though nobody can read when: good would be wrong."""
+    room.load(good("01"), revoked("02"))
+    room.write(good("01"), revoked("02", at="nonsense"))
+    assert compare(room).count == 0
+    alter(room, "02", f"good {EXP}")
+    (difference,) = compare(room).differences
+    assert "the source says 'revoked " in str(difference)
+
+
 def publish(room: LoaderRoom, entries: Iterable[tuple[int, str, x509.ReasonFlags | None]], at: float = NOW) -> None:
     """Put a CRL into the depot."""
     when = datetime.fromtimestamp(at, UTC)
