@@ -27,7 +27,11 @@ def loader_class(issuer: Issuer, config_file: str) -> Any:
     """Return the class of a CA's loader: it makes a ``loaders.base.Loader``; raises ConfigError."""
     name = issuer.config.source.type
     for point in entry_points(group=GROUP, name=name):
-        return point.load()
+        try:
+            return point.load()
+        except Exception as error:  # somebody else's module may do anything
+            said = f"the loader {name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
+            raise ConfigError(config_file, f"ca[{issuer.name}].source.type", " ".join(said.split())) from error
     known = ", ".join(sorted({point.name for point in entry_points(group=GROUP)})) or "none"
     raise ConfigError(
         config_file, f"ca[{issuer.name}].source.type", f"no loader {name!r} is installed; there are: {known}"

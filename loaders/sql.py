@@ -18,6 +18,7 @@ from loaders.database import DatabaseLoader, DatabaseOptions, IncrementalDatabas
 from loaders.entries import Item, RowMaker
 from loaders.mapping import Mapper, MappingOptions
 from responder.clock import Clock, format_utc
+from responder.errors import SourceUnavailable
 from responder.issuers import Issuer
 
 _LONE_COLON = re.compile(r"(?<!:):(?!:)")
@@ -67,6 +68,15 @@ class _Mapped(DatabaseLoader):
     def statement(self, connection: sa.Connection) -> tuple[sa.Select[Any], sa.ColumnElement[Any]]:
         """Return the query of the configuration."""
         return self._statement, self._source.c[self._mapped.key]
+
+    def batch(self, rows: Sequence[Any], make: RowMaker) -> Batch:
+        """Map rows; raises SourceUnavailable where the key is none: rows at the border of two pages would be lost."""
+        keys = [row[0] for row in rows]
+        if None in keys or len(set(keys)) < len(keys):
+            raise SourceUnavailable(
+                f"{self.name}: the key {self._mapped.key!r} is not unique, or empty in some rows of the query"
+            )
+        return super().batch(rows, make)
 
     def item(self, row: Any, make: RowMaker) -> Item | None:
         """Map a row."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from loaders import registry
 from loaders.base import Incremental, Loader, Row
 from loaders.contract_suite import ContractSource, LoaderContract, read, rows_of
 from loaders.registry import check_options, loader_class
@@ -263,3 +265,20 @@ def test_no_wrong_key_shows_the_password(change: dict[str, Any], text: str, issu
     with pytest.raises(ConfigError, match=text) as caught:
         check_options(loader_class(issuer, "").Options, options, "corp", "revocast.toml")
     assert "s3c" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["not_after", "reason"])
+def test_a_key_that_is_none_is_refused(key: str, tmp_path: Path, issuer: Issuer) -> None:
+    """The same in two rows, or empty: rows at the border of two pages would be passed over in silence."""
+    source = SQLSource(f"sqlite:///{tmp_path}/x.db", issuer, key=key)
+    source.write([(b"\1", "good exp=2030-12-31T23:59:59Z"), (b"\2", "good exp=2030-12-31T23:59:59Z")])
+    with pytest.raises(SourceUnavailable, match=rf"the key '{key}' is not unique, or empty"):
+        read(source.open().snapshot())
+
+
+def test_a_loader_that_cannot_be_loaded_is_one_line(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a third party, say, that wants a module which is not there."""
+    point = EntryPoint("sql", "no.such.module:Loader", "revocast.loaders")
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [point])
+    with pytest.raises(ConfigError, match="cannot be loaded: ModuleNotFoundError: No module named 'no'"):
+        loader_class(issuer, "revocast.toml")
