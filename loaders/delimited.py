@@ -6,9 +6,11 @@ For CA systems that have no loader of their own, and inventories. Made by loader
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -121,18 +123,25 @@ class DelimitedLoader:
         """Yield lines as text; octets that are none in the encoding come through as lone surrogates."""
         encoding = self._options.encoding
         if encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
-            # Their line ends are not one octet; such a file is an export of a person's, hence read at once.
-            yield from file.read().decode(encoding, "replace").splitlines(keepends=True)
+            text = io.TextIOWrapper(file, encoding, errors="replace", newline="")  # their line ends are not one octet
+            try:
+                while wide := text.readline(MAX_LINE_OCTETS):
+                    self._check_length(len(wide))
+                    yield wide
+            finally:
+                with suppress(ValueError):  # closed in mid-reading
+                    text.detach()
             return
         errors = "surrogateescape" if encoding.lower().startswith("utf") else "replace"
         first = True
         while line := file.readline(MAX_LINE_OCTETS):
-            if len(line) == MAX_LINE_OCTETS:
-                raise SourceUnavailable(
-                    f"{self.name}: a line of more than {MAX_LINE_OCTETS} octets: is it of this format?"
-                )
+            self._check_length(len(line))
             yield line.decode(encoding if first or encoding != "utf-8-sig" else "utf-8", errors)
             first = False
+
+    def _check_length(self, length: int) -> None:
+        if length >= MAX_LINE_OCTETS:
+            raise SourceUnavailable(f"{self.name}: a line of more than {MAX_LINE_OCTETS} octets: is it of this format?")
 
     def _csv_rows(self, file: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         reader = csv.reader(self._lines(file), delimiter=self._options.delimiter)

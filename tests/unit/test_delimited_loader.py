@@ -169,6 +169,12 @@ def test_other_encodings(tmp_path: Path, issuer: Issuer) -> None:
     source.path.write_text("serial,status,reason,revoked,end\r\n0A,Gültig,,,\r\n", "utf-16")
     source.options["good"] = ["GÜLTIG"]
     assert rows_of(read(source.open().snapshot())) == {b"\x0a": "good"}
+    # A line ends where CSV says so, and one that never ends is told.
+    source.path.write_text("serial,status,reason,revoked,end\n0A,Gültig,,,\n0B,\u2028Gültig,,,\n", "utf-16")
+    assert rows_of(read(source.open().snapshot())) == {b"\x0a": "good", b"\x0b": "good"}
+    source.path.write_text("serial,status,reason,revoked,end\n" + "0" * (1 << 22), "utf-16")
+    with pytest.raises(SourceUnavailable, match="a line of more than"):
+        read(source.open().snapshot())
     with pytest.raises(ConfigError, match=r"source\.encoding: .*no encoding"):
         check_options(DelimitedOptions, source.options | {"encoding": "klingon"}, "corp", "x")
 
