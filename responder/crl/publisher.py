@@ -126,6 +126,7 @@ class Series:
         self._look_at = 0.0  # monotonic, as those below
         self._retry_at = 0.0
         self._pause_s = RETRY_FIRST_S
+        self._conflict_s = CONFLICT_WAIT_S
         self._said: tuple[str, float] = ("", 0.0)
         self._ended = False
 
@@ -274,7 +275,9 @@ class Series:
             metrics.CRL_FAILURES.labels(office.issuer.name, "conflict").inc()
             log.warning("crl_conflict", ca=office.issuer.name, error=str(error))
             self._pace.is_torn = self._is_torn(office.store.crl_state(office.issuer.id))
-            self._retry_at = office.clock.monotonic() + CONFLICT_WAIT_S
+            # Each try builds a CRL and uses a number up: less and less often, where it is refused again and again.
+            self._retry_at = office.clock.monotonic() + self._conflict_s
+            self._conflict_s = min(2 * self._conflict_s, RETRY_MOST_S)
         except StoreUnavailable:
             raise
         except PublicationRefused as error:
@@ -292,7 +295,7 @@ class Series:
         except Exception as error:  # whatever is the matter with one CA, the other CAs' CRLs go on
             self._failed(due, "source" if isinstance(error, SourceUnavailable | CRLError) else "other", error)
         else:
-            self._pause_s, self._said = RETRY_FIRST_S, ("", 0.0)
+            self._pause_s, self._conflict_s, self._said = RETRY_FIRST_S, CONFLICT_WAIT_S, ("", 0.0)
             metrics.CRL_OVERDUE.labels(office.issuer.name).set(0)
         return True
 
@@ -307,8 +310,10 @@ class Series:
         published = issue.run()
         took = office.clock.monotonic() - began
         self._seen = issue.cut
-        self._pace = Pace(None, office.clock.now(), took)
-        if not due.full and not any(one.base_number for one in published):
+        fell_back = not due.full and not any(one.base_number for one in published)
+        again = fell_back and self._pace.fell_back
+        self._pace = Pace(None, office.clock.now(), took, fell_back=fell_back)
+        if again:
             self._pace.no_delta_before = office.clock.now() + (office.crl.delta_every or 0)
         self._ended = last
         kind = "full" if due.full else "delta"

@@ -39,13 +39,15 @@ class Due:
 class Pace:
     """What was seen since the last CRL. ``urgent_since``: when the first revocation was seen that no CRL has yet.
 
-    ``no_delta_before``: a complete CRL was issued where a delta was due, but none could be: the next is due then.
+    ``fell_back``: the last was a complete CRL where a delta was due, but none could be made; upon the new one it can, as a rule.
+    ``no_delta_before``: that was so twice in a row: the next is due then.
     ``is_torn``: this machine has a CRL of which Redis was not told, as its publisher ended in between.
     """
 
     urgent_since: float | None = None
     last_ended: float = 0.0
     last_took_s: float = 0.0
+    fell_back: bool = False
     no_delta_before: float = 0.0
     is_torn: bool = False
 

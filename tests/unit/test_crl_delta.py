@@ -108,6 +108,20 @@ def test_a_redis_that_has_forgotten_the_base(make_office: MakeOffice) -> None:
     assert office.read("delta").serials == {4: "keyCompromise"}
 
 
+def test_the_first_delta_follows_though_its_base_is_forgotten(make_office: MakeOffice) -> None:
+    """As where the quickstart has issued a full one, and `revocast run` starts another Redis: freshestCRL leads somewhere."""
+    office = make_office(WITH_DELTAS)
+    office.series.now(full=True)
+    assert office.number("delta") is None
+    office.revoke(1)
+    for key in office.room.server.client().keys("rc:{*}:changed:*"):
+        office.room.server.client().delete(key)
+    office.new_publisher()
+    for _ in range(4):
+        office.pass_time(11)
+    assert base_of(office) == office.number("full") == 2
+
+
 def test_sharded_deltas(make_office: MakeOffice) -> None:
     """DLT-02: a shard's delta has the shard's issuingDistributionPoint, octet for octet."""
     url = "http://crl.example.test/corp/{shard}.crl"
