@@ -8,6 +8,7 @@ POSIX seconds UTC.
 
 from __future__ import annotations
 
+import re
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
@@ -60,6 +61,8 @@ _CONNECT: dict[str, dict[str, Any]] = {
     "pymysql": _MYSQL,
     "mysqldb": _MYSQL,
 }
+# Parameters of a URL that hold a password, or may: odbc_connect is a whole connection string.
+_SECRET = re.compile(r"pass|pwd|secret|token|odbc_connect", re.IGNORECASE)
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql", "oracle": "oracledb", "mssql": "pyodbc"}
 
 
@@ -101,8 +104,10 @@ class DatabaseOptions(LoaderOptions):
 
     @property
     def shown_url(self) -> str:
-        """The URL without its password, for people."""
-        return sa.make_url(self.url).set(password=None).render_as_string()
+        """The URL without its password, wherever that stands, for people."""
+        url = sa.make_url(self.url)
+        query = {name: value for name, value in url.query.items() if not _SECRET.search(name)}
+        return url.set(password=None, query=query).render_as_string()
 
     @property
     def shared_key(self) -> str | None:

@@ -20,7 +20,10 @@ from responder.errors import ConfigError
 from responder.issuers import Issuer, Issuers
 
 GROUP = "revocast.loaders"
-_PASSWORD = re.compile(r"(://[^\s/:@'\"]*:).*@")  # of a URL; up to the last @, since a password may hold one too
+# Of a URL, up to the last @, since a password may hold one too; and of its parameters.
+_PASSWORD = re.compile(
+    r"(://[^\s/:@'\"]*:).*(?=@)|((?:password|passwd|pwd|secret|token)(?:=|%3D))[^&;\s'\"]*", re.IGNORECASE
+)
 
 
 def loader_class(issuer: Issuer, config_file: str) -> Any:
@@ -52,7 +55,7 @@ def check_options(
             raise ConfigError(config_file, key, f"unknown key; allowed are type, {allowed}") from error
         if first["type"] == "missing":
             raise ConfigError(config_file, key, "must be there") from error
-        raise ConfigError(config_file, key, _PASSWORD.sub(r"\1…@", first["msg"] + _shown(first["input"]))) from None
+        raise ConfigError(config_file, key, _PASSWORD.sub(r"\1\2…", first["msg"] + _shown(first["input"]))) from None
 
 
 def _shown(value: object) -> str:
