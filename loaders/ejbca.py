@@ -253,8 +253,8 @@ class EJBCALoader(IncrementalDatabaseLoader):
 
     def more(self, connection: sa.Connection, make: RowMaker, since: int | None) -> Iterator[Batch]:
         """Yield what NoConflictCertificateData says, where several rows speak of one certificate."""
-        if since is None:
-            self._compare_some(connection)
+        if since is None and (odd := self._compare_some(connection, make)).rejected:
+            yield odd
         if not self._has_no_conflict:
             return
         table = NO_CONFLICT.c
@@ -278,27 +278,32 @@ class EJBCALoader(IncrementalDatabaseLoader):
         if batch.rows or batch.released or batch.rejected:
             yield batch
 
-    def _compare_some(self, connection: sa.Connection) -> None:
-        """Compare some rows with their certificates; raises SourceUnavailable where they do not belong together."""
+    def _compare_some(self, connection: sa.Connection, make: RowMaker) -> Batch:
+        """Compare some rows with their certificates; raises SourceUnavailable where most do not belong together."""
         table = CERTIFICATES.c
         statement = self._select(CERTIFICATES).add_columns(table.base64Cert)
         rows = connection.execute(statement.where(table.cAFingerprint.in_(self._mine)).limit(SAMPLE_ROWS)).fetchall()
+        odd, compared = Batch([]), 0
         for row in rows:
             certificate = _readable(row[-1] or self._separate(connection, row[0]))
             if certificate is None:
                 continue  # a database without the certificates is one that cannot be compared
+            compared += 1
             try:
                 is_same = certificate_serial(certificate) == serial_from_decimal(str(row[1]).strip())
             except ValueError:
                 is_same = False
+            problem = ""
             if not is_same or certificate_expiry(certificate) != row[5] // 1000:
-                raise SourceUnavailable(
-                    f"{self.name}: the certificate {row[0]} in CertificateData is not what its row says: serial {shown(row[1])}, expireDate {row[5]}"
-                )
-            if not is_issued_by(certificate, self._certificate):
-                raise SourceUnavailable(
-                    f"{self.name}: the certificate {row[0]} was not signed with the key of {self._issuer.subject_text!r}"
-                )
+                problem = f"is not what its row says: serial {shown(row[1])}, expireDate {row[5]}"
+            elif not is_issued_by(certificate, self._certificate):
+                problem = f"was not signed with the key of {self._issuer.subject_text!r}"
+            if problem:
+                # Without a serial: as nobody knows whose row it is, nothing may be taken for vanished.
+                odd.rejected.append(make.rejected(self.row_name(row), f"the certificate {row[0]} {problem}"))
+        if 2 * len(odd.rejected) > compared:
+            raise SourceUnavailable(f"{self.name}: {odd.rejected[0].reason}")
+        return odd
 
 
 def _fingerprint(certificate: x509.Certificate) -> str:

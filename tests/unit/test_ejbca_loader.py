@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -346,8 +347,6 @@ def test_certificates_elsewhere(source: EJBCASource) -> None:
     source.options["issuer_dn"] = DN
     assert source.read() == {"1": f"good {EXP}"}
     del source.options["issuer_dn"]
-    from base64 import b64encode
-
     text = b64encode(source.ca.public_bytes(Encoding.DER)).decode()
     xml = f'<java><object class="java.util.ArrayList"><void method="add"><string>{text}</string></void></object></java>'
     source.execute(
@@ -375,6 +374,17 @@ def test_a_row_that_is_not_its_certificates(source: EJBCASource) -> None:
     source.execute("UPDATE CertificateData SET serialNumber = '4711' WHERE type = 8")
     with pytest.raises(SourceUnavailable, match="is not what its row says: serial '4711'"):
         read(source.open().snapshot())
+
+
+def test_one_row_that_is_not_its_certificates_stops_no_other(source: EJBCASource) -> None:
+    """Edited by hand, say: it is rejected, and nothing may be taken for vanished."""
+    blob = b64encode(source.ca.public_bytes(Encoding.DER)).decode()
+    source.insert(source.row(4711, base64Cert=blob), source.row(12))
+    batches = read(source.open().snapshot())
+    (rejected,) = [row for batch in batches for row in batch.rejected]
+    assert "is not what its row says: serial '4711'" in rejected.reason
+    assert rejected.serial_octets is None
+    assert rows_of(batches)[b"\x0c"] == f"good {EXP}"
 
 
 @pytest.mark.parametrize("dialect", [oracle.dialect(), mssql.dialect()], ids=["oracle", "mssql"])
