@@ -7,6 +7,7 @@ its end is zeros. Called by loaders/stepca.py.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,9 @@ class BadgerDirectory:
             at = file.tell()
             entry, is_end, is_open = self._entry(log, file, at, wanted)
             if is_end:
+                is_past = at > os.fstat(file.fileno()).st_size  # of an entry that was passed over
+                if (open_transaction or is_past) and log != self._logs[-1]:
+                    raise self._damaged(log, at, "the log breaks off within a transaction")
                 return
             if not is_open:
                 if open_transaction:
@@ -125,6 +129,8 @@ class BadgerDirectory:
             return None, self._ends(log, at, file, f"a key of {key_size} and a value of {value_size} octets"), False
         file.seek(at + offset)
         key = file.read(key_size)
+        if len(key) < key_size:
+            return None, self._ends(log, at, file, "an entry that breaks off"), False
         name, version = key[:-_VERSION_BYTES], (1 << 64) - 1 - int.from_bytes(key[-_VERSION_BYTES:], "big")
         if name.startswith(_MOVED):
             name = name[len(_MOVED) :]
@@ -134,8 +140,8 @@ class BadgerDirectory:
             file.seek(value_size + _CRC_BYTES, 1)
             return None, False, is_in_transaction
         body = file.read(value_size + _CRC_BYTES)
-        if len(key) < key_size or len(body) < value_size + _CRC_BYTES:
-            return None, True, False  # it is being written
+        if len(body) < value_size + _CRC_BYTES:
+            return None, self._ends(log, at, file, "an entry that breaks off"), False
         if crc32c(head[:offset] + key + body[:value_size]) != int.from_bytes(body[value_size:], "big"):
             return None, self._ends(log, at, file, "an entry whose checksum is wrong"), False
         if is_ending and name != _END_KEY:

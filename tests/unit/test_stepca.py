@@ -188,6 +188,17 @@ def test_a_transaction_without_its_end_does_not_count(step: Step) -> None:
         assert not got.rejected
 
 
+def test_a_log_that_breaks_off_before_the_last_is_told(step: Step) -> None:
+    """Only the last is being written: another was copied in part, and its revocations are missing."""
+    end = entry(b"!badger!txn", b"3", 3, 0x80)
+    for number, cut in enumerate((20, len(step.revocation) - 20, len(step.revocation) - len(end))):
+        with pytest.raises(SourceUnavailable, match=r"000000\.vlog: damaged at \d+: .*breaks off"):
+            step.read(step.certificate + step.revocation[:cut], step.second, name=f"db{number}")
+    passed_over = write(b"acme_orders", b"1", bytes(500), 4)[:200]
+    with pytest.raises(SourceUnavailable, match="breaks off"):
+        step.read(step.certificate + passed_over, step.second, name="db")
+
+
 def test_a_deletion_does_not_make_good(step: Step) -> None:
     """step-ca deletes no revocation; whoever does by hand must not thereby release."""
     name = len(REVOKED).to_bytes(2, "little") + REVOKED + b"\x04\x004660"
