@@ -5,6 +5,7 @@ Nothing is guessed but what a certificate in the row says itself, which goes bef
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -16,6 +17,8 @@ from loaders.entries import Doubts, Item, RowMaker
 from loaders.ownership import CertificateOwner, certificate_expiry, certificate_serial
 from responder.issuers import Issuer
 from responder.model import CRLReason
+
+_ZERO = re.compile(r"(?:(?:0|-1)(?:\.0*)?)?")  # a REAL or DECIMAL column says 0.0
 
 
 class MappingOptions(BaseModel):
@@ -194,4 +197,4 @@ def _is_never(value: Any) -> bool:
         return True
     text = str(value) if not isinstance(value, bytes) else value.decode("ascii", "replace")
     text = text.strip()
-    return text in ("", "0", "-1") or text.startswith(("0001-01-01", "0000-00-00"))
+    return bool(_ZERO.fullmatch(text)) or text.startswith(("0001-01-01", "0000-00-00"))

@@ -156,6 +156,17 @@ def test_members_of_members(tmp_path: Path, issuer: Issuer) -> None:
     assert [row.row for batch in batches for row in batch.rejected] == ["3", "4"]
 
 
+@pytest.mark.parametrize(
+    "never", ["", "0", "-1", "0.0", "0.", "-1.00", " ", "0001-01-01T00:00:00Z", "0000-00-00 00:00:00"]
+)
+def test_a_date_that_means_never(never: str, tmp_path: Path, issuer: Issuer) -> None:
+    """Without a column of the status a row is revoked where it has a date; a real number's zero is none."""
+    source = FileSource(tmp_path / "x", issuer, "csv")
+    source.options["status"] = None
+    source.path.write_text(f"serial,status,reason,revoked,end\n0A,,,{never},\n0B,,,2026-01-02T03:04:05Z,\n")
+    assert rows_of(read(source.open().snapshot())) == {b"\x0a": "good", b"\x0b": "revoked 2026-01-02T03:04:05Z"}
+
+
 def test_a_column_that_is_not_there(tmp_path: Path, issuer: Issuer) -> None:
     """Also for a file of another kind: nothing of it is read."""
     source = FileSource(tmp_path / "x", issuer, "csv", delimiter=";")
