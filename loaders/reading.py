@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from loaders.base import Batch, RowRejected
+from loaders.base import Batch, Row, RowRejected
 from responder.errors import LoadError
 from responder.revocation import Report
 
@@ -55,8 +55,6 @@ class Reading:
 
     released: dict[bytes, str] = field(default_factory=dict)  # unless another row says that it is revoked
     kept: set[bytes] = field(default_factory=set)
-    cursor: str = ""  # where changes go on after this pass
-    removes_next: bool = False  # another reading of this consistent source would remove what both lack
     presumed: dict[bytes, str] = field(default_factory=dict)
     is_blind: bool = False  # a row whose serial nobody knows: whatever is missing may be that row
     count: int = 0  # of rejected rows, which may list certificates too
@@ -69,6 +67,14 @@ class Reading:
             self.kept.add(row.serial_octets)
         if row.serial_octets is not None and row.presumed is not None:
             self.presumed[row.serial_octets] = row.presumed
+
+    def surplus(self) -> list[Row]:
+        """Return what is presumed where that is too much for memory: as rows, though their dates may replace better ones."""
+        if len(self.presumed) <= MAX_KEPT_SERIALS:
+            return []
+        rows = list(self.presumed.items())
+        self.presumed.clear()
+        return rows
 
 
 def refuse_holds(batch: Batch, source: str) -> None:

@@ -181,6 +181,7 @@ class Runner:
             for row in batch.rejected:
                 reading.take(row)
                 self._reject(row, report)
+            spool.add(reading.surplus())
             progress(what, batch.position, total)
             meanwhile()
         report.listed = spool.count

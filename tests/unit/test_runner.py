@@ -351,6 +351,20 @@ def test_too_many_bad_rows_stop_every_removal(room: LoaderRoom, monkeypatch: pyt
     assert len(room.statuses()) == 4
 
 
+def test_too_many_that_surely_are_revoked_are_revoked_all_the_same(
+    room: LoaderRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded: above it they go the way of the other rows, through the disk."""
+    monkeypatch.setattr(reading, "MAX_KEPT_SERIALS", 2)
+    serials = ("01", "02", "03", "04")
+    room.load(*(good(serial) for serial in serials))
+    held: list[int] = []
+    monkeypatch.setattr(Runner, "_presume", lambda _self, presumed, _report, _now: held.append(len(presumed)))
+    room.load(*(revoked(serial, at="never") for serial in serials))
+    assert max(held) <= 2
+    assert set(room.statuses().values()) == {f"revoked 2026-11-18T11:06:40Z {EXP}"}
+
+
 def test_surely_revoked_nobody_knows_when_or_why(room: LoaderRoom) -> None:
     """Good would be worse: it is revoked as of the reading, unless it is revoked already; and it is reported."""
     room.load(good("01"), revoked("02", "superseded"), good("03"))
