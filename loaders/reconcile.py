@@ -136,6 +136,7 @@ class Reconciler:
                 result.add(Difference(b"", "as_of", f"lies ahead: {format_utc(info.as_of)}"))
             crl_time = self._read_crls(entries, result)
             chosen: list[tuple[bytes, str]] = []
+            spare: list[tuple[bytes, str]] = []  # where other parts hold fewer than their share
             suspects: dict[bytes, str] = {}
             buckets = self._store.bucket_map(ca, info.bits)
             bits = min(SPOOL_BITS, buckets.least_bits)
@@ -146,14 +147,17 @@ class Reconciler:
                         suspects[octets] = source.get(octets, "")
                 if crl_time is not None:
                     self._compare_crl(stored, listed, crl_time, result)
-                chosen += random.sample(sorted(stored.items()), min(len(stored), -(-sample // (1 << bits))))
+                mixed = random.sample(sorted(stored.items()), len(stored)) if sample else []
+                share = -(-sample // (1 << bits))
+                chosen += mixed[:share]
+                spare += mixed[share : share + sample - len(spare)]
         if suspects:
             self._look_again(suspects, result)
         if info.override is not None:
             result.notes.append("the CA has an override: answers are not compared")
         elif sample and http:
             random.shuffle(chosen)
-            asyncio.run(self._compare_answers([octets for octets, _ in chosen[:sample]], http[0], result))
+            asyncio.run(self._compare_answers([octets for octets, _ in (chosen + spare)[:sample]], http[0], result))
         return result
 
     # --- the source and Redis ----------------------------------------------------------------------------------------

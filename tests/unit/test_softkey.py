@@ -146,7 +146,7 @@ def test_ml_dsa_without_seed_is_refused_in_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rsa_padding", ["pss", "pkcs1"])
 def test_rsa_padding_is_for_rsa(key_type: str, name: str, rsa_padding: RSAPadding) -> None:
     """A padding that means nothing to the key is an error, not ignored."""
-    with pytest.raises(ValueError, match=f"^ocsp.rsa_padding is for RSA keys, and this is a {name} key; leave it out$"):
+    with pytest.raises(ValueError, match=f"^rsa_padding is for RSA keys, and this is a {name} key; leave it out$"):
         SoftKeySigner(key_of(key_type, "soft"), rsa_padding)
 
 
