@@ -228,7 +228,9 @@ class LiveSigner:
 
     def _sign(self, current: _Slice, group: _Group) -> bool:
         """Sign what a group's questions need; returns whether anything was signed. The rest has its replies."""
-        desk, asked = group.desk, [current.asked[same[0]] for same in group.same]
+        # A new signer may have taken the desk since the questions were picked, and the old one's key be closed.
+        desk = group.desk = self._desks.get(group.desk.issuer.id, group.desk)
+        asked = [current.asked[same[0]] for same in group.same]
         # Promise 2: as_of was read before the statuses.
         group.before = before = group.watch.sight
         info = None if before is None else before.info

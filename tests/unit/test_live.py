@@ -21,6 +21,7 @@ from responder.model import serial_to_octets
 from responder.signing import drafts
 from responder.signing import live as live_signing
 from responder.signing.clock_guard import ClockGuard
+from responder.signing.desk import put_desk
 from responder.signing.live import LiveSigner
 from tests.signing_room import DAY_S, GOOD, Room
 
@@ -479,6 +480,24 @@ def test_a_slice_costs_two_trips_whatever_it_holds(room: Room, asker: Asker, mon
         asker.live.poll()
     assert trips == [1, 3, *[4, 4], *[4, 4], *[4, 2]], "from the second slice on: look and take; reply and look"
     assert len(asker.receive()) == 6
+
+
+def test_a_new_signer_answers_what_waited_for_the_old_one(
+    room: Room, asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEL-04: questions that were picked before the desk was replaced, and the old key closed, get the new one's answers."""
+    room.load(dict.fromkeys(range(1, 9), GOOD))
+    monkeypatch.setattr(live_signing, "MOST_IN_SLICE", 2)
+    asker.live._slice = 2
+    asker.send(*[("sha1", [serial], NONCE) for serial in range(1, 5)])
+    asker.live.poll()
+    old = room.signer
+    room.take_up_signer()
+    put_desk(asker.live._desks, room.store, room.issuer, room.signer, room.clock)  # type: ignore[arg-type]
+    old.close()
+    asker.live.poll()
+    assert [reply.kind for reply in asker.receive()] == [ReplyKind.ANSWER] * 4
+    assert room.key.count == 2, "the new one's key has signed what waited"
 
 
 def test_what_a_captured_worker_may_write(room: Room, asker: Asker) -> None:
