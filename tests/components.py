@@ -17,7 +17,11 @@ def need(*programs: str) -> None:
     missing = [name for name in programs if not (Path(name).exists() if "/" in name else shutil.which(name))]
     if not missing:
         return
-    reason = f"missing: {', '.join(missing)} (`make test` installs it)"
+    lacking(f"missing: {', '.join(missing)} (`make test` installs it)")
+
+
+def lacking(reason: str) -> None:
+    """Skip the test, or fail it under CI=true."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.components import lacking
+
 START_WITHIN_S = 60.0
 QUICK_MARIADB = (
     "--no-defaults",
@@ -64,12 +66,6 @@ class Server:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         engine.dispose()
         return self.url(name)
-
-
-def _missing(what: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is not installed (.ci/need test)")
-    pytest.skip(f"{what} is not installed")
 
 
 def _account(name: str) -> tuple[dict[str, object], int, int]:
@@ -132,7 +128,7 @@ def running_postgresql() -> Iterator[Server]:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     binaries = found[-1].parent if found else None
     if binaries is None:
-        _missing("PostgreSQL")
+        lacking("PostgreSQL is not installed (.ci/need test)")
         return
     how, uid, gid = _account("postgres")
     base = Path(tempfile.mkdtemp(prefix="rc-pg-"))
@@ -166,7 +162,7 @@ def running_mariadb() -> Iterator[Server]:
     """Run a MariaDB server."""
     binary = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
     if not Path(binary).exists():
-        _missing("MariaDB")
+        lacking("MariaDB is not installed (.ci/need test)")
         return
     how, uid, gid = _account("mysql")
     base = Path(tempfile.mkdtemp(prefix="rc-my-"))

@@ -12,11 +12,11 @@ import pytest
 
 from loaders.runner import load_all
 from responder.store.redis_store import Store
+from tests.loader_reading import SAMPLES, needs_samples
 from tests.loader_room import AT, EXP, LoaderRoom, good, revoked
 from tests.redis_fixture import RedisServer
 
 PROJECT = Path(__file__).parents[2]
-SAMPLES = PROJECT.parent / "shared" / "samples"
 
 
 class CommandRoom(LoaderRoom):
@@ -141,7 +141,7 @@ def test_load_all_tells_how_far_it_is(room: CommandRoom) -> None:
     assert told[-1] == 0x200
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"the samples of real CAs are not in {SAMPLES}")
+@needs_samples
 @pytest.mark.parametrize(
     ("sample", "certificate", "index", "good_count", "revoked_count"),
     [

@@ -19,10 +19,11 @@ from responder.crl.acceptance import CRLSigner
 from responder.errors import ConfigError, SourceUnavailable
 from responder.issuers import Issuer, subject_and_key
 from responder.model import REASONS_BY_NAME, Status, serial_to_octets
+from tests.loader_reading import SAMPLES
 from tests.pki import make_ca
 
 PKITS = Path(cryptography_vectors.__file__).parent / "x509" / "PKITS_data"
-SAMPLES = Path("/work/shared/samples/crl")
+CRLS = SAMPLES / "crl"
 NOW = 1_795_000_000.0  # 2026-11-18T11:06:40Z; PKITS ends in 2030
 pytestmark = pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 
@@ -188,7 +189,7 @@ def test_pkits_indirect_crls() -> None:
 
 @pytest.fixture
 def sample_crls() -> list[Path]:
-    crls = sorted(SAMPLES.glob("*.crl"))
+    crls = sorted(CRLS.glob("*.crl"))
     if not crls:
         pytest.skip("the samples are not on this machine")
     return crls

@@ -17,10 +17,11 @@ from responder.crl.reader import CRLFile
 from responder.errors import CRLError
 from responder.model import CRLReason, serial_from_octets
 from tests.crl_records import Seen, seen_by_cryptography
+from tests.loader_reading import SAMPLES
 from tests.pki import key_of
 
 X509 = Path(cryptography_vectors.__file__).parent / "x509"
-SAMPLES = Path("/work/shared/samples/crl")
+CRLS = SAMPLES / "crl"
 CUSTOM = [path for path in sorted((X509 / "custom").iterdir()) if path.is_file()]
 VECTORS = [
     *sorted((X509 / "PKITS_data" / "crls").glob("*.crl")),
@@ -132,7 +133,7 @@ def test_pkits_delta_and_indirect() -> None:
         assert {entry.certificate_issuer is None for batch in file.entries() for entry in batch} == {True, False}
 
 
-@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.crl")) or [None], ids=lambda path: path.name if path else "")
+@pytest.mark.parametrize("path", sorted(CRLS.glob("*.crl")) or [None], ids=lambda path: path.name if path else "")
 def test_crls_of_a_public_ca(path: Path | None) -> None:
     """Amazon's, which are DER as the Baseline Requirements want them."""
     if path is None:
