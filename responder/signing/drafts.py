@@ -68,11 +68,11 @@ def draft_answer(
     for text, want in zip(texts, known, strict=True):
         if want is None and text is None:
             want = moment.override_for_unassigned()
-            if want is None and desk.terms.unassigned == "revoked":
+            if want is None and moment.terms.unassigned == "revoked":
                 # RFC 6960 §4.4.8: the extension says that this responder answers so for serials not issued.
                 want = moment.extended_revoke()
                 extensions = [EXTENDED_REVOKE_DER]
-            elif want is None and desk.terms.unassigned == "unknown":
+            elif want is None and moment.terms.unassigned == "unknown":
                 want = moment.unknown()
             elif want is None and moment.terms.unassigned == "good":
                 want = moment.good_unlisted()
