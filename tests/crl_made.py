@@ -61,10 +61,10 @@ def make_crl(
     return builder.sign(key.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
-def scope(uri: str | None = None, **flags: Any) -> x509.IssuingDistributionPoint:
+def scope(*urls: str, **flags: Any) -> x509.IssuingDistributionPoint:
     """Make an issuingDistributionPoint; ``flags`` as cryptography names them."""
     return x509.IssuingDistributionPoint(
-        full_name=None if uri is None else [x509.UniformResourceIdentifier(uri)],
+        full_name=[x509.UniformResourceIdentifier(url) for url in urls] or None,
         **{
             "relative_name": None,
             "only_contains_user_certs": False,

@@ -1,11 +1,14 @@
 """Whether a CRL that somebody else made is to be believed: who signed it, for when it is, and what it follows.
 
-RFC 5280 §5.1.2.3 (issuer), §5.2.1 (authorityKeyIdentifier), §5.2.3 (numbers), §5.2.4 (deltas), §6.3.3 (which CRL may be used).
+RFC 5280 §5.1.2.3 (issuer), §5.2.1 (authorityKeyIdentifier), §5.2.3 (numbers), §5.2.4 (deltas), §5.2.5 (scope), §6.3.3 (which CRL
+may be used).
 Every refusal is one CRLError line with the file and the clause. Called by mirror.py and loaders/crl.py.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asn1crypto import x509 as asn1
@@ -18,6 +21,7 @@ from responder.crl.reader import CRLFile
 from responder.issuers import subject_and_key
 
 AHEAD_S = 300  # how far a thisUpdate may lie ahead of our clock: clocks differ
+_IDP = ExtensionOID.ISSUING_DISTRIBUTION_POINT.dotted_string
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +119,58 @@ def check_follows(crl: CRLFile, number: int | None, this_update: int) -> None:
         raise crl.error(f"it has no cRLNumber, and {number} was read before (RFC 5280 §5.2.3)")
 
 
+def scope_of(crl: CRLFile) -> bytes:
+    """Return the value of its issuingDistributionPoint, DER; empty: it has none, and is of all certificates."""
+    extension = crl.extensions.get(_IDP)
+    return b"" if extension is None else extension.value
+
+
+def scope_text(scope_der: bytes) -> str:
+    """Spell an issuingDistributionPoint for people: its URLs where it names any."""
+    if not scope_der:
+        return "none"
+    found = re.findall(rb"(?:https?|ldap)://[!-~]+", scope_der)
+    return " ".join(url.decode() for url in found) or scope_der.hex()[:200]
+
+
+def check_scope(crl: CRLFile, url: str | None, taken: Mapping[bytes, str] | None) -> None:
+    """Refuse a CRL of other certificates than those whom its place is for, as far as that can be seen. Raises CRLError.
+
+    RFC 5280 §5.2.5, §6.3.3 (b) (2) (i); BR §7.2.2.1. ``url``: the one in the certificates, where that is known. ``taken``: the
+    scopes of the CA's other shards, with their names; None: it has no shards. Where it was fetched says nothing of it: proxies
+    and load balancers rename. AD CS names nothing, or directories; another name may then be the one that certificates have.
+    """
+    scope, point = scope_of(crl), crl.issuing_distribution_point
+    if taken is not None:
+        if not scope:
+            raise crl.error("it has no issuingDistributionPoint, so it is no shard (RFC 5280 §5.2.5)")
+        if scope in taken:
+            raise crl.error(f"its issuingDistributionPoint {scope_text(scope)} is that of shard {taken[scope]}")
+    names = [] if point is None else point.full_name or []
+    urls = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
+    over_http = [one for one in urls if one.lower().startswith(("http://", "https://"))]
+    if url is not None and url.startswith("http") and over_http and url not in over_http:
+        raise crl.error(
+            f"its issuingDistributionPoint names {' '.join(over_http)}, and not crl.url {url}, octet for octet, as clients demand (RFC 5280 §6.3.3)"
+        )
+
+
 def why_not_combined(full: CRLFile, delta: CRLFile) -> str | None:
     """Say why a delta CRL cannot be combined with a full one; None: it can. An empty text: the full one is as new.
 
     RFC 5280 §5.2.4 (a) to (d): same issuer and scope, same key, and the full one's number within base and delta.
     """
     assert delta.number is not None and delta.base_number is not None  # noqa: S101, PT018 - check_kind saw to it
-    idp = ExtensionOID.ISSUING_DISTRIBUTION_POINT.dotted_string
+    if full.issuer != delta.issuer or full.authority_key_identifier != delta.authority_key_identifier:
+        return "it is of another issuer or key than the full CRL"
+    if scope_of(full) != scope_of(delta):
+        return "its issuingDistributionPoint is not the full CRL's"
     if full.number is None:
         return "the full CRL has no cRLNumber"
     if full.number >= delta.number:
         return ""
     if full.number < delta.base_number:
         return f"it builds on full CRL {delta.base_number}, and {full.number} is the one at hand"
-    if full.issuer != delta.issuer or full.authority_key_identifier != delta.authority_key_identifier:
-        return "it is of another issuer or key than the full CRL"
-    if full.extensions.get(idp) != delta.extensions.get(idp):
-        return "its issuingDistributionPoint is not the full CRL's"
     if delta.this_update < full.this_update:
         return "it is dated before the full CRL"
     return None

@@ -16,7 +16,17 @@ from responder import audit, metrics
 from responder.clock import Clock, format_utc
 from responder.config import Config
 from responder.config_crl import SHARD, delta_slot
-from responder.crl.acceptance import CRLSigner, check_follows, check_kind, check_origin, check_times, why_not_combined
+from responder.crl.acceptance import (
+    CRLSigner,
+    check_follows,
+    check_kind,
+    check_origin,
+    check_scope,
+    check_times,
+    scope_of,
+    scope_text,
+    why_not_combined,
+)
 from responder.crl.depot import DIRECTORY, Depot
 from responder.crl.fetch import Fetched, FetchTerms, Place, open_place
 from responder.crl.published import Published
@@ -64,7 +74,7 @@ class Mirror:
                         continue
                     where = template.replace(SHARD, slot)
                     place = open_place(where if "://" in where else Path(where), terms, directory, clock)
-                    made = MirroredSlot(issuer, name, place, signer, depot, crl.every, clock, full)
+                    made = MirroredSlot(issuer, name, place, signer, depot, crl.every, clock, full, self._slots)
                     full = full or made
                     self._slots.append(made)
         except ValueError as error:
@@ -143,20 +153,26 @@ class MirroredSlot:
         every_s: float,
         clock: Clock,
         full: MirroredSlot | None,
+        slots: Sequence[MirroredSlot],
     ) -> None:
-        """``full``: the complete CRL that a delta CRL goes with; None: this is a complete one."""
+        """``full``: the complete CRL that a delta CRL goes with; None: this is a complete one. ``slots``: all of the CA's."""
+        assert issuer.config.crl is not None  # noqa: S101 - Mirror saw to it
         self.kind = "full" if full is None else "delta"
         self._issuer = issuer
-        self._slot = slot
+        self.name = slot
         self._place = place
         self._signer = signer
         self._depot = depot
         self._every_s = every_s
         self._clock = clock
         self._full = full
+        self._url = issuer.config.crl.url_of(slot) if full is None else None  # a delta's scope is the full CRL's
+        self._is_part = issuer.config.crl.shards > 1
+        self._slots = slots
         self._look_at = float("-inf")  # monotonic
         self._refused: CRLError | None = None  # why what lies at the place now is not taken
         self._said: tuple[str, float] = ("", 0.0)
+        self.scope = b""  # acceptance.scope_of what is published
         self.published: Published | None = self._in_depot()
 
     def step(self) -> float:
@@ -219,9 +235,21 @@ class MirroredSlot:
         check_origin(crl, self._signer)
         if self._full is not None:
             self._check_base(crl)
+        else:
+            self._check_scope(crl)
         if crl.unknown_critical:
             # Whether it may be used is for those who ask for it (RFC 5280 §5.2); it is the CA's own.
             log.warning("crl_has_unknown_critical_extension", ca=self._issuer.name, oids=crl.unknown_critical)
+
+    def _check_scope(self, crl: CRLFile) -> None:
+        """RFC 5280 §5.2.5: another shard's CRL is the CA's own too, and newer perhaps, but of other certificates."""
+        if self.published is not None and scope_of(crl) != self.scope:
+            raise crl.error(
+                f"its issuingDistributionPoint ({scope_text(scope_of(crl))}) is not that of the published one ({scope_text(self.scope)}), so it is of other certificates (RFC 5280 §5.2.5); "
+                f"if the CA has changed it for good, remove {self._depot.manifest(self._issuer.name, self.name)} and send SIGHUP"
+            )
+        others = [slot for slot in self._slots if slot is not self and slot.kind == self.kind and slot.published]
+        check_scope(crl, self._url, {one.scope: one.name for one in others} if self._is_part else None)
 
     def _check_base(self, delta: CRLFile) -> None:
         """RFC 5280 §5.2.4: a delta CRL is of use only with a complete one that is published too, and not older than its base."""
@@ -252,7 +280,7 @@ class MirroredSlot:
             Published(
                 ca=self._issuer.name,
                 ca_id=self._issuer.id,
-                slot=self._slot,
+                slot=self.name,
                 number=crl.number,
                 base_number=crl.base_number,
                 this_update=crl.this_update,
@@ -266,21 +294,28 @@ class MirroredSlot:
                 file="",
             ),
         )
+        self.scope = scope_of(crl)
         metrics.CRLS_MIRRORED.labels(self._issuer.name, self.kind).inc()
-        known = {"ca": self._issuer.name, "slot": self._slot, "number": crl.number, "sha256": sha256}
+        known = {"ca": self._issuer.name, "slot": self.name, "number": crl.number, "sha256": sha256}
         audit.record("crl_mirrored", **known, source=self._place.name, this_update=format_utc(crl.this_update))
         log.info("crl_mirrored", **known, entries=entries, this_update=format_utc(crl.this_update), faults=crl.faults)
 
     def _in_depot(self) -> Published | None:
         try:
-            found = self._depot.get(self._issuer.name, self._slot)
+            found = self._depot.get(self._issuer.name, self.name)
         except InvariantBroken as error:
-            log.error("crl_manifest_damaged", ca=self._issuer.name, slot=self._slot, error=str(error))
+            log.error("crl_manifest_damaged", ca=self._issuer.name, slot=self.name, error=str(error))
             return None
         if found is None or found.ca_id != self._issuer.id:
             return None
         if not self._depot.has_file(found):
             log.error("crl_file_lost", ca=self._issuer.name, path=str(self._depot.path(found)))
+            return None
+        try:
+            with CRLFile.open(self._depot.path(found)) as crl:
+                self.scope = scope_of(crl)
+        except CRLError as error:
+            log.error("crl_file_lost", ca=self._issuer.name, path=str(self._depot.path(found)), error=str(error))
             return None
         return found
 
@@ -311,7 +346,7 @@ class MirroredSlot:
             if ends
             else "there is no CRL to serve, or it has no end"
         )
-        log.error(event, ca=self._issuer.name, slot=self._slot, reason=reason, error=text, consequence=stays)
+        log.error(event, ca=self._issuer.name, slot=self.name, reason=reason, error=text, consequence=stays)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

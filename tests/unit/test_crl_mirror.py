@@ -211,6 +211,76 @@ def test_shards_are_mirrored_each(make_room: Rooms) -> None:
     assert [room.octets(str(at)) for at in (0, 1)] == crls
 
 
+@pytest.mark.clause("RFC 5280", "5.2.5", "MUST")
+def test_another_shards_crl_takes_no_place(make_room: Rooms, capsys: pytest.CaptureFixture[str]) -> None:
+    """IDP-01, IDP-02, IDP-07: the CA's own, newer, and of other certificates: refused from the first one on."""
+    room = make_room('mirror = "URL/{shard}.crl", shards = 3, every = "1m"')
+
+    def offer(number: int, at: int, of: str | None, **terms: Any) -> bytes:
+        idp = None if of is None else scope(f"http://crl.example.com/{of}.crl")
+        return room.crl(number, [(4 + at, AT)], f"/{at}.crl", idp=terms.pop("idp", idp), this_update=NOW + number)
+
+    crls = [offer(3, 0, "0"), offer(3, 1, "0"), offer(3, 2, None)]
+    room.step()
+    assert room.octets("0") == crls[0]
+    assert room.published("1") is None
+    assert room.published("2") is None
+    said = capsys.readouterr().out
+    assert "its issuingDistributionPoint http://crl.example.com/0.crl is that of shard 0" in said
+    assert "it has no issuingDistributionPoint, so it is no shard" in said
+    crls = [crls[0], offer(4, 1, "1"), offer(4, 2, "2")]
+    room.step()
+    for idp in (scope("http://crl.example.com/9.crl"), scope("http://CRL.example.com/0.crl"), None):
+        offer(9, 0, None, idp=idp)
+        room.mirror = room.open()  # a restart changes nothing
+        room.step()
+        said = capsys.readouterr().out
+        assert "is not that of the published one (http://crl.example.com/0.crl)" in said
+        assert f"remove {room.depot.manifest('corp', '0')} and send SIGHUP" in said
+    assert [room.octets(str(at)) for at in range(3)] == crls
+    room.depot.manifest("corp", "0").unlink()  # as the alarm says
+    room.mirror = room.open()
+    newer = offer(10, 0, "9")
+    room.step()
+    assert room.octets("0") == newer
+
+
+LDAP = "ldap:///CN=corp,CN=CDP,DC=example,DC=com?certificateRevocationList"
+CORP = "http://crl.example.com/corp.crl"
+
+
+@pytest.mark.clause("RFC 5280", "6.3.3", "MUST")
+def test_the_scope_is_the_one_of_the_url(make_room: Rooms, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where ``url`` says what certificates name, and the CRL names URLs: octet for octet. AD CS names none, or LDAP's."""
+    room = make_room(f'mirror = "URL/corp.crl", every = "1m", url = "{CORP}"')
+    for number, urls in ((1, ["http://crl.example.com/Corp.crl"]), (2, ["https://crl.example.com/corp.crl", LDAP])):
+        room.crl(number, idp=scope(*urls))
+        room.step()
+        assert room.published() is None, urls
+        assert f"names {urls[0]}, and not crl.url {CORP}" in capsys.readouterr().out
+    for idp in (None, scope(LDAP), scope(only_contains_user_certs=True), scope("http://other.example.com/1.crl", CORP)):
+        room.crl(5, idp=idp)
+        room.step()
+        assert room.published() is not None, idp
+        room.depot.manifest("corp", "full").unlink()
+        room.mirror = room.open()
+    assert "crl_not_mirrored" not in capsys.readouterr().out
+
+
+@pytest.mark.clause("RFC 5280", "5.2.4", "MUST")
+def test_a_delta_of_another_scope(make_room: Rooms, capsys: pytest.CaptureFixture[str]) -> None:
+    """DLT-02: also where the full CRL is as new as the delta."""
+    room = make_room('mirror = "URL/corp.crl", mirror_delta = "URL/delta.crl", every = "1m"')
+    room.crl(5, idp=scope(CORP))
+    room.crl(5, path="/delta.crl", base=4, idp=scope("http://crl.example.com/2.crl"))
+    room.step()
+    assert room.published("delta") is None
+    assert "its issuingDistributionPoint is not the full CRL's" in capsys.readouterr().out
+    delta = room.crl(5, path="/delta.crl", base=4, idp=scope(CORP))
+    room.step()
+    assert room.octets("delta") == delta
+
+
 @pytest.mark.parametrize(
     ("crl", "expected"),
     [
