@@ -45,6 +45,12 @@ class StoreUnavailable(RevocastError):
     category = "store_unavailable"
 
 
+class StoreDamaged(StoreUnavailable):
+    """Redis answers, and what it holds of one CA cannot be used: the other CAs go on. Says what an operator can do."""
+
+    category = "store_damaged"
+
+
 class CommitConflict(RevocastError):
     """A bucket changed between the reading and the writing; read it again and decide anew."""
 

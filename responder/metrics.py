@@ -200,7 +200,7 @@ CRL_OVERDUE = Gauge(
 )
 CRL_FAILURES = Counter(
     "revocast_crl_failures_total",
-    "CRLs that could not be issued, by what stood in the way: check, signer, conflict, disk, config, source, other.",
+    "CRLs that could not be issued, by what stood in the way: check, signer, conflict, disk, config, source, store, other.",
     ["ca", "reason"],
 )
 CRLS_MIRRORED = Counter("revocast_crls_mirrored_total", "CRLs of a CA's own that were taken over.", ["ca", "kind"])

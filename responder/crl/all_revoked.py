@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from responder.errors import CommitConflict, PublicationRefused, StoreUnavailable
+from responder.errors import CommitConflict, PublicationRefused, StoreDamaged
 from responder.model import CertStatus, Status
 from responder.store.crl_store import CHUNKS
 from responder.store.layout import REVOKED_BITS, serial_hash
@@ -27,10 +27,10 @@ def read_all_revoked(store: Store, ca: str, override: str) -> Iterator[tuple[int
         reason = f"an override holds for every certificate of the CA, and no CRL can say it: {override}"
         raise PublicationRefused("override", "RFC 6960 §2.7", reason)
     if info is None or info.bits is None:
-        raise StoreUnavailable(f"Redis has no buckets of {ca}")
+        raise StoreDamaged(f"Redis has no buckets of {ca}")
     buckets = store.bucket_map(ca, info.bits)
     if buckets.missing:
-        raise StoreUnavailable(f"Redis lacks {len(buckets.missing)} buckets of {ca}: their certificates are not known")
+        raise StoreDamaged(f"Redis lacks {len(buckets.missing)} buckets of {ca}: their certificates are not known")
     # By so many bits a group has whole buckets and whole chunks.
     mask = (1 << min(buckets.least_bits, REVOKED_BITS)) - 1
     groups: dict[int, list[int]] = {}
@@ -51,7 +51,7 @@ def _status(text: str) -> Status:
     try:
         return Status.from_text(text)
     except ValueError as error:
-        raise StoreUnavailable(f"Redis holds what is no status: {error}") from error
+        raise StoreDamaged(f"Redis holds what is no status: {error}") from error
 
 
 def _said(own: Status, for_all: Status, now: float) -> Status:

@@ -32,6 +32,7 @@ from responder.errors import (
     PublicationRefused,
     SignerUnavailable,
     SourceUnavailable,
+    StoreDamaged,
     StoreUnavailable,
 )
 from responder.issuers import Issuer, Issuers, load_certificate, load_issuer
@@ -129,9 +130,17 @@ class Series:
         self._conflict_s = CONFLICT_WAIT_S
         self._said: tuple[str, float] = ("", 0.0)
         self._ended = False
+        self._is_damaged = False  # what Redis holds of this CA cannot be used: it is tried again, as after a start
 
     def start(self) -> Mapping[int, int] | None:
         """See what is published; returns the journal numbers to follow from, None: all that came is unknown."""
+        try:
+            return self._start()
+        except StoreDamaged as error:
+            self._stopped_by(error)
+            return None
+
+    def _start(self) -> Mapping[int, int] | None:
         office = self.office
         office.depot.sweep(office.issuer.name)
         state = office.store.crl_state(office.issuer.id)
@@ -173,7 +182,22 @@ class Series:
             self._pace.urgent_since = self.office.clock.now()
 
     def turn(self) -> float:
-        """Issue what is due; returns after how many seconds there may be something to do. Raises StoreUnavailable."""
+        """Issue what is due; returns after how many seconds there may be something to do. Raises StoreUnavailable.
+
+        What is damaged in Redis of this CA stops this CA alone.
+        """
+        try:
+            if self._is_damaged:
+                if (left := self._retry_at - self.office.clock.monotonic()) > 0:
+                    return left
+                self._start()
+                self.missed()
+                self._is_damaged = False
+            return self._turn()
+        except StoreDamaged as error:
+            return self._stopped_by(error)
+
+    def _turn(self) -> float:
         clock = self.office.clock
         if self.is_ended:
             return REST_S
@@ -278,22 +302,22 @@ class Series:
             # Each try builds a CRL and uses a number up: less and less often, where it is refused again and again.
             self._retry_at = office.clock.monotonic() + self._conflict_s
             self._conflict_s = min(2 * self._conflict_s, RETRY_MOST_S)
-        except StoreUnavailable:
+        except StoreUnavailable:  # StoreDamaged among them: ``turn`` tells them apart
             raise
         except PublicationRefused as error:
             metrics.CRL_CHECKS_FAILED.labels(office.issuer.name, error.check).inc()
-            self._failed(due, "check", error)
+            self._failed(due.at, "check", error)
         except SignerUnavailable as error:
             self._keys.close()
-            self._failed(due, "signer", error)
+            self._failed(due.at, "signer", error)
         except ConfigError as error:
-            self._failed(due, "config", error)
+            self._failed(due.at, "config", error)
         except OSError as error:
-            self._failed(due, "disk", error)
+            self._failed(due.at, "disk", error)
         except Stopped:
             raise
         except Exception as error:  # whatever is the matter with one CA, the other CAs' CRLs go on
-            self._failed(due, "source" if isinstance(error, SourceUnavailable | CRLError) else "other", error)
+            self._failed(due.at, "source" if isinstance(error, SourceUnavailable | CRLError) else "other", error)
         else:
             self._pause_s, self._conflict_s, self._said = RETRY_FIRST_S, CONFLICT_WAIT_S, ("", 0.0)
             metrics.CRL_OVERDUE.labels(office.issuer.name).set(0)
@@ -339,13 +363,18 @@ class Series:
 
     # --- alarms -------------------------------------------------------------------------------------------------------
 
-    def _failed(self, due: Due, reason: str, error: Exception) -> None:
+    def _stopped_by(self, error: StoreDamaged) -> float:
+        self._is_damaged = True
+        self._failed(0.0, "store", error)
+        return self._retry_at - self.office.clock.monotonic()
+
+    def _failed(self, due_at: float, reason: str, error: Exception) -> None:
         clock, ca = self.office.clock, self.office.issuer.name
         metrics.CRL_FAILURES.labels(ca, reason).inc()
         self._retry_at = clock.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, RETRY_MOST_S)
         self._say("crl_not_issued", " ".join(str(error).split()) or type(error).__name__, reason=reason)
-        metrics.CRL_OVERDUE.labels(ca).set(clock.now() - due.at if due.at else 0)
+        metrics.CRL_OVERDUE.labels(ca).set(clock.now() - due_at if due_at else 0)
 
     def _stands_still(self, due: Due) -> float:
         """Promise 2: nothing is dated afresh while the source is out of reach; say so long before clients have no CRL."""

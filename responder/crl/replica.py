@@ -14,7 +14,7 @@ from pathlib import Path
 from responder.config_crl import delta_slot
 from responder.crl.depot import Depot
 from responder.crl.published import Published
-from responder.errors import CommitConflict, InvariantBroken, StoreUnavailable
+from responder.errors import CommitConflict, InvariantBroken, StoreDamaged, StoreUnavailable
 from responder.issuers import Issuer, Issuers
 from responder.log import get_logger
 from responder.store.redis_store import Store
@@ -30,7 +30,7 @@ class Replica:
         self._store = store
         self._depot = depot
         self._issuers = [issuer for issuer in issuers if issuer.config.crl is not None and issuer.config.crl.share]
-        self._refused: dict[tuple[str, str], str] = {}  # CA and slot → the text that cannot be used, said once
+        self._refused: dict[tuple[str, str], str] = {}  # CA and slot, or "" → what cannot be used, said once
 
     def sweep(self) -> None:
         """Remove what an earlier process has left half fetched."""
@@ -40,14 +40,20 @@ class Replica:
     def look(self) -> int:
         """Fetch what is published and not here yet; returns how many CRLs came.
 
-        Raises StoreUnavailable where Redis is out of reach. What is wrong with one CRL keeps no other from coming: it is
-        logged, and what this machine has stays.
+        Raises StoreUnavailable where Redis is out of reach. What is wrong with one CRL, or one CA, keeps no other from
+        coming: it is logged, and what this machine has stays.
         """
         return sum(self._fetch_slot(*one) for issuer in self._issuers for one in self._wanted(issuer))
 
     def _wanted(self, issuer: Issuer) -> Iterator[tuple[Issuer, str, str]]:
         """Yield the slots of a CA, with what Redis says of them."""
-        texts = self._store.crl_state(issuer.id).published
+        try:
+            texts = self._store.crl_state(issuer.id).published
+        except StoreDamaged as error:
+            if self._refused.get((issuer.id, "")) != str(error):
+                self._refused[issuer.id, ""] = str(error)
+                log.error("crl_not_fetched", ca=issuer.name, error=str(error))
+            return
         assert issuer.config.crl is not None  # noqa: S101 - __init__ saw to it
         for complete in issuer.config.crl.complete_slots:
             # First the full CRL: one may be fetched without its delta, but no delta is of use before its base is there.

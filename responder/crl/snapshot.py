@@ -20,7 +20,7 @@ from responder.clock import format_utc
 from responder.crl.all_revoked import read_all_revoked
 from responder.crl.delta import ChangeSet
 from responder.crl.numbering import Instant
-from responder.errors import CommitConflict, PublicationRefused, StoreUnavailable
+from responder.errors import CommitConflict, PublicationRefused, StoreDamaged, StoreUnavailable
 from responder.model import Status
 from responder.store.crl_store import CHUNKS, Changed, CRLBase
 from responder.store.layout import PARTITIONS, partition_of, serial_hash
@@ -320,7 +320,7 @@ def _packed(flat: list[bytes], number: int) -> bytes:
     try:
         return pack_revoked(flat)
     except ValueError as error:
-        raise StoreUnavailable(
+        raise StoreDamaged(
             f"Redis holds what is no status among the revoked (chunk {number:x}): {error}"
         ) from error
 

@@ -9,21 +9,32 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from responder.clock import format_utc, parse_utc
-from responder.errors import CommitConflict, StoreUnavailable
+from responder.errors import CommitConflict, StoreDamaged, StoreUnavailable
 from responder.store import crl_scripts, layout, scripts, values
 from responder.store.link import Command, Pending
 from responder.store.store_base import PARTITIONS, StoreBase, batches
 
+_Value = TypeVar("_Value")
 CHUNKS = 1 << layout.REVOKED_BITS
 READ_AT_ONCE = 32  # chunks in one pipeline, of which two are under way: a million revoked make 8 000 entries of that
 CUT_FIELDS = 20_000  # entries that one CUT may read: some 10 ms in which Redis does nothing else
 SWAP_TRIES = 20  # of a compare-and-set; each conflict is another publisher's success
 SERIALS_AT_ONCE = 1_000
+# What comes of removing a field that cannot be read, by how its name begins.
+_WITHOUT = {
+    layout.CRL_NUMBER: "numbers then go on above those of the depot",
+    layout.CRL_SHARDS: "crl.shards is then agreed upon anew",
+    layout.CRL_ENDED: "but if the CA's last CRL was issued, write its time, such as 2026-01-31T00:00:00Z",
+    layout.CRL_PUBLISHED: "a complete CRL is then issued",
+    layout.CRL_REGULAR: "the next complete CRL then leaves nothing out",
+    layout.CRL_LET_GO: "expired entries are then kept until the next complete CRL",
+    layout.CRL_BASE: "a complete CRL then comes before the next delta",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,28 +199,36 @@ class CRLStore(StoreBase):
     # --- numbers, and what is published -----------------------------------------------------------------------------
 
     def crl_state(self, ca: str) -> CRLState:
-        """Return what is known of a CA's CRLs; raises StoreUnavailable for a field that nobody of ours wrote."""
+        """Return what is known of a CA's CRLs; raises StoreDamaged for a field that nobody of ours wrote."""
         return self._state(ca)[0]
 
     def _state(self, ca: str) -> tuple[CRLState, dict[str, str]]:
         key = self.layout.crl(ca)
-        fields = {name.decode(): text.decode() for name, text in values.pairs(self._link.call("HGETALL", key)).items()}
+        kind, flat = self._link.pipeline([("TYPE", key), ("HGETALL", key)])
+        if (found := self._link.good(kind)) not in (b"hash", b"none"):
+            raise StoreDamaged(f"{key} is a {found.decode()} and no hash; remove it: redis-cli DEL {key}")
+        read_fields = values.pairs(self._link.good(flat)).items()
+        fields = {name.decode("utf-8", "replace"): text.decode("utf-8", "replace") for name, text in read_fields}
 
-        def of_slots(start: str) -> dict[str, str]:
-            return {name.removeprefix(start): text for name, text in fields.items() if name.startswith(start)}
+        def read(start: str, parse: Callable[[str], _Value]) -> dict[str, _Value]:
+            found: dict[str, _Value] = {}
+            for name, text in fields.items():
+                if name.startswith(start):
+                    try:
+                        found[name.removeprefix(start)] = parse(text)
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise _damaged(key, name, text, error) from error
+            return found
 
-        try:
-            return CRLState(
-                number=int(fields.get(layout.CRL_NUMBER, "0")),
-                shards=int(fields[layout.CRL_SHARDS]) if layout.CRL_SHARDS in fields else None,
-                ended=parse_utc(fields[layout.CRL_ENDED]) if layout.CRL_ENDED in fields else None,
-                published=of_slots(layout.CRL_PUBLISHED),
-                regular={slot: parse_utc(text) for slot, text in of_slots(layout.CRL_REGULAR).items()},
-                let_go={slot: parse_utc(text) for slot, text in of_slots(layout.CRL_LET_GO).items()},
-                bases={slot: _base(text) for slot, text in of_slots(layout.CRL_BASE).items()},
-            ), fields
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreUnavailable(f"{key} holds a field that is not understood: {error}") from error
+        return CRLState(
+            number=read(layout.CRL_NUMBER, int).get("", 0),
+            shards=read(layout.CRL_SHARDS, int).get(""),
+            ended=read(layout.CRL_ENDED, parse_utc).get(""),
+            published=read(layout.CRL_PUBLISHED, str),
+            regular=read(layout.CRL_REGULAR, parse_utc),
+            let_go=read(layout.CRL_LET_GO, parse_utc),
+            bases=read(layout.CRL_BASE, _base),
+        ), fields
 
     def agree_shards(self, ca: str, shards: int) -> int:
         """Return in how many shards the CA's CRLs are divided for ever; ``shards`` is what whoever comes first says."""
@@ -243,7 +262,7 @@ class CRLStore(StoreBase):
             for one in publications:
                 name = layout.CRL_PUBLISHED + one.slot
                 if fields.get(name) != one.text:  # else an earlier try whose reply was lost
-                    _check_follows(one, fields.get(name))
+                    _check_follows(one, fields.get(name), self.layout.crl(ca))
                 new = {name: one.text}
                 if one.regular:
                     new[layout.CRL_REGULAR + one.slot] = format_utc(one.this_update)
@@ -313,15 +332,24 @@ class CRLStore(StoreBase):
             self._write(batch)
 
 
-def _check_follows(one: Publication, stands: str | None) -> None:
-    """Raise CommitConflict unless a CRL may come after the one that stands in a slot (CRL-07, DLT-03)."""
+def _damaged(key: str, name: str, text: str, error: Exception) -> StoreDamaged:
+    without = next(words for start, words in _WITHOUT.items() if name.startswith(start))
+    return StoreDamaged(
+        f"{key} holds a field that is not understood: {name} = {text[:60]!r} ({error}); remove it: redis-cli HDEL {key} {name}; {without}"
+    )
+
+
+def _check_follows(one: Publication, stands: str | None, key: str) -> None:
+    """Raise CommitConflict unless a CRL may come after the one that stands in a slot of ``key`` (CRL-07, DLT-03)."""
     if stands is None:
         return
     try:
         known = json.loads(stands)
         number, this_update = known["number"], int(known["this_update"])
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreUnavailable(f"what is published as {one.slot} is not understood: {error}") from error
+        if not one.mirrored:
+            return  # the number that was reserved is above all that were given away, so nothing newer can have stood there
+        raise _damaged(key, layout.CRL_PUBLISHED + one.slot, stands, error) from error
     if number is not None and (one.number is None or one.number <= number):
         raise CommitConflict(f"{one.slot}: a CRL with the number {number} is published, and this one has {one.number}")
     if one.this_update < this_update or (one.number is None and one.this_update == this_update):

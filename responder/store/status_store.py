@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from responder.errors import CommitConflict, StoreUnavailable
+from responder.errors import CommitConflict, StoreDamaged, StoreUnavailable
 from responder.store import layout, scripts, values
 from responder.store.layout import bucket_number, serial_hash
 from responder.store.link import Command
@@ -87,13 +87,13 @@ class StatusStore(StoreBase):
             if not open_questions:
                 return [found[at] for at in range(len(serials))]
         # One half of a split bucket is lost: the other half points to it for ever.
-        raise StoreUnavailable(f"Redis lacks a bucket of {ca}: its statuses are lost")
+        raise StoreDamaged(f"Redis lacks a bucket of {ca}: its statuses are lost")
 
     def _next_depth(self, ca: str, hash_value: int, bits: int, bits_now: bytes | None) -> int:
         # A bucket that says it lies deeper has been split; where none is, a shallower one may hold the serial.
         depth = int(bits_now) if bits_now is not None else bits - 1
         if depth < layout.MIN_BITS or (bits_now is not None and depth <= bits) or depth > layout.MAX_BITS:
-            raise StoreUnavailable(
+            raise StoreDamaged(
                 f"Redis lacks the bucket of {self.layout.status(ca, bucket_number(hash_value, bits))}: its statuses are lost"
             )
         return depth
@@ -115,12 +115,12 @@ class StatusStore(StoreBase):
                 fields: dict[bytes, bytes] = values.pairs(flat)
                 bits = fields.pop(layout.BITS_FIELD, None)
                 if bits is None:
-                    raise StoreUnavailable(f"Redis lacks {self.layout.status(ca, bucket)}: its statuses are lost")
+                    raise StoreDamaged(f"Redis lacks {self.layout.status(ca, bucket)}: its statuses are lost")
                 try:
                     entries = {bytes.fromhex(serial.decode()): text.decode() for serial, text in fields.items()}
                 except ValueError as error:
                     key = self.layout.status(ca, bucket)
-                    raise StoreUnavailable(f"{key} holds a field that is no serial in hex: {error}") from error
+                    raise StoreDamaged(f"{key} holds a field that is no serial in hex: {error}") from error
                 found.append(StatusBucket(bucket, int(bits), entries))
         return found
 

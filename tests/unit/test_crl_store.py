@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from responder.errors import CommitConflict, StoreUnavailable
+from responder.errors import CommitConflict, StoreDamaged, StoreUnavailable
 from responder.store import layout
 from responder.store.acl import ROLES, acl_rules
 from responder.store.crl_store import CUT_FIELDS, Changed, CRLBase, CRLState, Cut, Publication
@@ -309,12 +309,22 @@ def test_mirrored_crls_have_their_issuer_s_numbers(each_redis: RedisServer) -> N
         ("base:full", "[]"),
         ("base:full", '{"number":1,"cut":[1],"regular_cut":[1],"history":"","ahead":[]}'),
         ("let_go:full", "soon"),
+        ("shards", "\xff"),
+        ("ended", "2026"),
     ],
 )
 def test_a_field_that_is_not_understood_is_named(each_redis: RedisServer, field: str, value: str) -> None:
     store = open_ca(each_redis)
     each_redis.client().hset(NAMES.crl(CA), field, value)
-    with pytest.raises(StoreUnavailable, match=f"rc:crl:{CA} holds a field that is not understood"):
+    with pytest.raises(StoreDamaged, match=f"rc:crl:{CA} holds a field that is not understood: {field} = .*HDEL"):
+        store.crl_state(CA)
+
+
+def test_a_key_of_another_type_is_named(each_redis: RedisServer) -> None:
+    """On Redis 6.2 a captured worker can add a stream where nothing is yet."""
+    store = open_ca(each_redis)
+    each_redis.client().xadd(NAMES.crl(CA), {"a": "b"})
+    with pytest.raises(StoreDamaged, match=f"rc:crl:{CA} is a stream and no hash; remove it: redis-cli DEL rc:crl:{CA}"):
         store.crl_state(CA)
 
 

@@ -1,0 +1,102 @@
+"""What lies damaged in Redis or in the depot: it stops one CA at most, is named with what to do, and is made good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from responder.config import load_config
+from responder.crl.publisher import Publisher, Series, open_series
+from responder.issuers import Issuers
+from responder.store.redis_store import Store
+from tests.crl_office import CRLOffice
+from tests.pki import make_ca
+
+MakeOffice = Callable[..., CRLOffice]
+
+
+class TwoCAs:
+    """An office whose publisher issues another CA's CRLs too."""
+
+    def __init__(self, office: CRLOffice) -> None:
+        self.office, room = office, office.room
+        make_ca(room.directory / "other", name="Other Issuing CA R1", label="other")
+        room.config_file.write_text(
+            room.config_file.read_text()
+            + '[[ca]]\nname = "other"\ncertificate = "other/ca.pem"\nsource = { type = "openssl", path = "index.txt" }\n'
+            'crl = { issue = true, key = "other/ca.key" }\nocsp = { key = "other/ca.key" }\n'
+        )
+        self.config = load_config(room.config_file)
+        self.issuers = Issuers.from_config(self.config, str(room.config_file))
+        self.store: Store = room.new_store()
+        other = self.issuers.by_name("other")
+        assert other is not None
+        self.store.ensure_ca(other.id, name="other", subject="CN=other", certificate=other.certificate_der)
+        self.store.create_buckets(other.id, 4)
+        self.series: list[Series] = []
+
+    def publisher(self) -> Publisher:
+        """Start (again)."""
+        file, clock = str(self.office.room.config_file), self.office.clock
+        self.series = [open_series(self.config, file, issuer, self.store, clock) for issuer in self.issuers]
+        return Publisher(self.series, self.store, clock, self.office.room.guard())
+
+    def read_sources(self) -> None:
+        for issuer in self.issuers:
+            self.store.set_as_of(issuer.id, self.office.clock.now())
+
+    def numbers(self) -> list[int | None]:
+        found = [self.office.depot.get(name, "full") for name in ("corp", "other")]
+        return [one.number if one is not None else None for one in found]
+
+
+@pytest.fixture
+def two(make_office: MakeOffice) -> Iterator[TwoCAs]:
+    found = TwoCAs(make_office())
+    yield found
+    for one in found.series:
+        one.close()
+
+
+@pytest.mark.parametrize("field", ["number", "regular:full", "base:full", "shards"])
+def test_a_field_that_cannot_be_read_stops_one_ca(two: TwoCAs, field: str) -> None:
+    """The alarm names key and field, and what to type; once that is done the CA's CRLs go on."""
+    office = two.office
+    office.turn()
+    two.read_sources()
+    two.publisher().turn()
+    assert two.numbers() == [1, 1]
+    key = f"rc:crl:{office.room.issuer.id}"
+    client = office.room.server.client()
+    client.hset(key, field, "]")
+    publisher = two.publisher()  # a restart
+    office.clock.advance(13 * 3600)
+    two.read_sources()
+    with capture_logs() as logs:
+        for _ in range(3):
+            publisher.turn()
+    assert two.numbers() == [1, 2]
+    (alarm,) = [line for line in logs if line["log_level"] == "error"]
+    assert (alarm["event"], alarm["ca"], alarm["reason"]) == ("crl_not_issued", "corp", "store")
+    said = f"redis-cli HDEL {key} {field}"
+    assert f"{key} holds a field that is not understood: {field} = ']'" in alarm["error"]
+    assert said in alarm["error"]
+    client.execute_command(*said.split()[1:])
+    office.clock.advance(61)
+    for _ in range(3):
+        publisher.turn()
+    assert two.numbers() == [2, 2]
+
+
+def test_what_is_published_cannot_be_read(make_office: MakeOffice) -> None:
+    """It is published anew, since its number is above all that were given away."""
+    office = make_office()
+    office.turn()
+    key = f"rc:crl:{office.room.issuer.id}"
+    office.room.server.client().hset(key, "published:full", "]")
+    office.new_publisher()
+    office.turn()
+    assert office.number() == 2
+    assert b'"number": 2' in office.room.server.client().hget(key, "published:full")
