@@ -82,6 +82,20 @@ class Depot:
         """Return the slots of a CA in which something is published."""
         return sorted(path.stem for path in (self.root / ca).glob("*.json") if _SLOT.fullmatch(path.stem))
 
+    def largest_number(self, ca_id: str) -> int:
+        """Return the largest cRLNumber that any directory here knows of a key's CRLs (RFC 5280 §5.2.3); 0: none does.
+
+        Not by the CA's name: whoever gives it another one has the same series of numbers. Reads each manifest there is, and
+        understands those of the key: a millisecond for some dozens.
+        """
+        found = 0
+        for path in self.root.glob("*/*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                text = path.read_text("utf-8")
+                if ca_id in text and (published := Published.from_text(text)).ca_id == ca_id:
+                    found = max(found, published.number or 0)
+        return found
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def fresh(self, ca: str) -> Path:

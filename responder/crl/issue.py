@@ -86,20 +86,17 @@ class Office:
 
         One whose manifest is damaged, or whose file is lost or cut short, counts as none: it is issued or fetched anew.
         """
-        found = self.described(slot)
-        if found is not None and not self.depot.has_file(found):
-            log.error("crl_file_lost", ca=self.issuer.name, path=str(self.depot.path(found)))
-            return None
-        return found
-
-    def described(self, slot: str) -> Published | None:
-        """Return what the manifest of a slot says, wherever its file is: that number was used."""
         try:
             found = self.depot.get(self.issuer.name, slot)
         except InvariantBroken as error:
             log.error("crl_manifest_damaged", ca=self.issuer.name, error=str(error))
             return None
-        return found if found is not None and found.ca_id == self.issuer.id else None
+        if found is None or found.ca_id != self.issuer.id:
+            return None
+        if not self.depot.has_file(found):
+            log.error("crl_file_lost", ca=self.issuer.name, path=str(self.depot.path(found)))
+            return None
+        return found
 
     def first_due(self) -> tuple[Published | None, Published | None]:
         """Return of the complete CRLs and of the deltas the one that is due first; None where one is missing.
@@ -242,8 +239,7 @@ class Issue:
     def _floors(self) -> list[int | None]:
         """Return the numbers that this machine knows: Redis may have been restored from an old copy."""
         office = self._office
-        found = [office.described(slot) for slot in office.depot.slots(office.issuer.name)]
-        numbers = [one.number for one in found if one is not None]
+        numbers: list[int | None] = [office.depot.largest_number(office.issuer.id)]
         if office.foreign is not None:
             with CRLFile.open(office.foreign) as foreign:
                 numbers.append(foreign.number)

@@ -274,6 +274,23 @@ def test_a_redis_that_has_forgotten(make_office: MakeOffice) -> None:
     assert office.number() == 3
 
 
+@pytest.mark.clause("RFC 5280", "5.2.3", "MUST")
+def test_a_redis_that_has_forgotten_and_a_ca_of_another_name(make_office: MakeOffice) -> None:
+    """CRL-07: numbers are the key's, whatever the configuration has called it; of two directories the larger one's count."""
+    office = make_office()
+    office.turn()
+    client = office.room.server.client()
+    for name in ("renamed", "again", "corp", "again"):
+        number = office.number() or 0
+        before = office.name
+        office.pass_time(12 * HOUR_S)
+        office.room.reconfigure(f'name = "{before}"', f'name = "{name}"')
+        client.delete(f"rc:crl:{office.room.issuer.id}")
+        office.new_publisher()
+        office.settle()
+        assert (office.number() or 0) > number + 1, name
+
+
 def test_shards(make_office: MakeOffice) -> None:
     """IDP-01, IDP-07: every serial is on exactly one, each with the URL that its certificates name."""
     url = "http://crl.example.test/corp/{shard}.crl"
