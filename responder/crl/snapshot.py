@@ -320,9 +320,7 @@ def _packed(flat: list[bytes], number: int) -> bytes:
     try:
         return pack_revoked(flat)
     except ValueError as error:
-        raise StoreDamaged(
-            f"Redis holds what is no status among the revoked (chunk {number:x}): {error}"
-        ) from error
+        raise StoreDamaged(f"Redis holds what is no status among the revoked (chunk {number:x}): {error}") from error
 
 
 def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -324,7 +324,9 @@ def test_a_key_of_another_type_is_named(each_redis: RedisServer) -> None:
     """On Redis 6.2 a captured worker can add a stream where nothing is yet."""
     store = open_ca(each_redis)
     each_redis.client().xadd(NAMES.crl(CA), {"a": "b"})
-    with pytest.raises(StoreDamaged, match=f"rc:crl:{CA} is a stream and no hash; remove it: redis-cli DEL rc:crl:{CA}"):
+    with pytest.raises(
+        StoreDamaged, match=f"rc:crl:{CA} is a stream and no hash; remove it: redis-cli DEL rc:crl:{CA}"
+    ):
         store.crl_state(CA)
 
 
