@@ -15,8 +15,8 @@ from typing import BinaryIO, ClassVar
 from pydantic import Field
 
 from loaders.adcs_edb import AdcsDatabase
-from loaders.adcs_rows import AdcsJudge
-from loaders.base import CursorLost, LoaderOptions
+from loaders.adcs_rows import AdcsJudge, issuers_of
+from loaders.base import CursorLost, FoundIssuer, LoaderOptions
 from loaders.entries import Item, ItemSnapshot
 from loaders.files import file_state, open_source
 from loaders.ownership import CertificateOwner
@@ -121,6 +121,15 @@ class AdcsLoader:
             self._check_still(file, before)
 
         return ItemSnapshot(items(), as_of, let_go=file.close, cursor=following)
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return the CA's generations, and whose certificates the database holds besides."""
+        database, file, _ = self._open()
+        with file:
+            before = os.fstat(file.fileno())
+            found = issuers_of(self.name, database.rows())
+            self._check_still(file, before)
+        return found
 
     def _check_still(self, file: BinaryIO, before: os.stat_result) -> None:
         """Raise SourceUnavailable where the file was written while it was read: parts of two copies are neither."""

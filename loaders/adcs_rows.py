@@ -6,12 +6,15 @@ stay in their columns. Called by loaders/adcs.py with rows of adcs_edb.py and ce
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from cryptography import x509
 
+from loaders.base import FoundIssuer
 from loaders.certificates import is_issued_by
+from loaders.discovery import CertificateIssuers
 from loaders.entries import Doubts, Item, RowMaker, reason_from_code, serial_from_hex
 from loaders.ownership import CertificateOwner, certificate_expiry, certificate_serial, parse_certificate
 from responder.errors import SourceUnavailable
@@ -146,3 +149,43 @@ class AdcsJudge:
             and len(self._others) < MAX_CA_CERTIFICATES
         ):
             self._others.append(certificate)
+
+
+def issuers_of(source: str, rows: Iterable[AdcsRow]) -> list[FoundIssuer]:
+    """Return the CA's generations, by the certificates that it keeps of itself, and whose certificates the rows are.
+
+    One certificate of each IssuerNameID is read: it tells by its signature whose the others are.
+    """
+    issuers = CertificateIssuers(source)
+    counts: Counter[int | None] = Counter()
+    examples: dict[int | None, x509.Certificate] = {}
+    for row in rows:
+        is_foreign = row.disposition == FOREIGN
+        if row.disposition != CA_CERTIFICATE and row.disposition not in _LISTED:
+            continue
+        if row.disposition in _LISTED and not is_foreign:
+            counts[row.issuer_name_id] += 1
+            if row.issuer_name_id in examples:
+                continue
+        certificate = Doubts().read("RawCertificate", _parsed, row)
+        if certificate is None:
+            continue
+        if row.disposition == CA_CERTIFICATE:
+            issuers.add_ca(certificate)
+        elif is_foreign:
+            issuers.add_issued(certificate)
+        else:
+            examples[row.issuer_name_id] = certificate
+    for number, certificate in examples.items():
+        issuers.add_issued(certificate, counts[number])
+    lone = [
+        FoundIssuer(f"IssuerNameID {'none' if number is None else number}, rows without a certificate", None, count)
+        for number, count in counts.items()
+        if number not in examples
+    ]
+    return issuers.found() + lone
+
+
+def _parsed(row: AdcsRow) -> x509.Certificate | None:
+    der = row.certificate()
+    return None if der is None else parse_certificate(der)

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, ClassVar
 
 from pydantic import Field
 
-from loaders.base import LoaderOptions
+from loaders.base import FoundIssuer, LoaderOptions
+from loaders.discovery import MAX_ISSUERS
 from loaders.entries import Doubts, Item, ItemSnapshot, RowMaker, seconds_from_iso, serial_from_hex
 from loaders.files import file_state, open_source
 from loaders.normalize import reason_from_name
@@ -89,6 +90,13 @@ class AwsPcaLoader:
             let_go=file.close,
         )
 
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return the ARNs of the CAs in the newest report: it holds no certificate."""
+        path = self._newest()
+        file, _ = open_source(path, self._clock)
+        with file:
+            return [FoundIssuer(arn) for arn in Report(path, file, None).arns()]
+
     def _newest(self) -> Path:
         if not self._path.is_dir():
             return self._path
@@ -138,6 +146,19 @@ class Report:
                         yield item
         except OSError as error:
             raise SourceUnavailable(f"{self._path}: cannot be read: {error.strerror}") from error
+
+    def arns(self) -> list[str]:
+        """Return the ARNs of the CAs whose certificates it lists; raises SourceUnavailable."""
+        found: dict[str, None] = {}
+        try:
+            for _, record in self._records():
+                arn = "" if isinstance(record, str) else record.get("certificateArn")
+                ca, slash, _ = arn.partition("/certificate/") if isinstance(arn, str) else ("", "", "")
+                if slash and len(found) < MAX_ISSUERS:
+                    found[ca] = None
+        except OSError as error:
+            raise SourceUnavailable(f"{self._path}: cannot be read: {error.strerror}") from error
+        return list(found)
 
     # --- one record -------------------------------------------------------------------------------------------------
 

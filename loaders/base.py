@@ -141,11 +141,15 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class FoundIssuer:
-    """An issuer that a source holds. ``certificate_der`` None: the source names it, but has not its certificate."""
+    """An issuer that a source holds. ``certificate_der`` None: the source names it, but has not its certificate.
+
+    Then ``issued_der``, a certificate that it issued, shows by its signature which of the configured CAs it is.
+    """
 
     name: str  # as the source calls it: a subject, a label
     certificate_der: bytes | None = None
-    rows: int | None = None  # certificates of it, where that is cheap to know
+    rows: int | None = None  # certificates of it in the source, where that is known
+    issued_der: bytes | None = None
 
 
 class LoaderOptions(BaseModel):
@@ -219,10 +223,13 @@ class Incremental(Protocol):
 
 @runtime_checkable
 class Discovering(Protocol):
-    """What a loader has besides where its source holds the issuers."""
+    """What a loader has besides where its source can say whose certificates it holds.
+
+    One whose source cannot, or cannot always, says why in a text ``no_issuers``: half a sentence, for an operator.
+    """
 
     def discover(self) -> Sequence[FoundIssuer]:
-        """Return the issuers that the source holds, configured or not; raises SourceUnavailable."""
+        """Return the issuers that the source holds, configured or not; raises SourceUnavailable. May read the whole source."""
         ...
 
 

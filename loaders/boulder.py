@@ -8,10 +8,12 @@ loaders/registry.py, read by loaders/runner.py.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from loaders.base import FoundIssuer
 from loaders.columns import reason_of, seconds_of, serial_octets, shown
 from loaders.database import IncrementalDatabaseLoader, unquoted, utc
 from loaders.entries import Doubts, Item, RowMaker
@@ -19,6 +21,7 @@ from responder.errors import SourceUnavailable
 
 _COLUMNS = ("id", "serial", "status", "revokedDate", "revokedReason", "notAfter", "ocspLastUpdated")
 STATUS = unquoted("certificateStatus", *_COLUMNS, "issuerID")
+DISCOVERED_ROWS = 100_000  # the newest, whose issuers are told: the column has no index
 FIRST_DATE = 86_400  # the zero dates of Go, of MySQL and of 1970 lie before
 
 
@@ -39,6 +42,17 @@ class BoulderLoader(IncrementalDatabaseLoader):
                 )
         wanted = STATUS.c.issuerID == name_id(self._issuer.subject_der)
         return sa.select(*(STATUS.c[name] for name in _COLUMNS)).where(wanted), STATUS.c.id
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return the issuerIDs of the newest rows: hashes of names, which only names of the configuration can be compared with."""
+        names = {name_id(one.subject_der): one.subject_text for one in (self._issuer, *self._siblings)}
+        newest = sa.select(STATUS.c.issuerID).order_by(STATUS.c.id.desc()).limit(DISCOVERED_ROWS).subquery()
+        with self._database.reading() as connection:
+            found = [row[0] for row in connection.execute(sa.select(newest.c.issuerID).distinct())]
+        return [
+            FoundIssuer(f"issuerID {number}" + (f", the name {names[number]!r}" if number in names else ""))
+            for number in sorted(found, key=lambda number: number or 0)
+        ]
 
     def changed_since(self, statement: sa.Select[Any], since: int) -> sa.Select[Any]:
         """By ocspLastUpdated, which boulder sets on issuance and revocation."""

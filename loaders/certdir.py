@@ -17,7 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 from pydantic import Field
 
-from loaders.base import LoaderOptions
+from loaders.base import FoundIssuer, LoaderOptions, RowRejected
+from loaders.discovery import CertificateIssuers
 from loaders.entries import Doubts, Item, ItemSnapshot, RowMaker
 from loaders.files import RECENT_S
 from loaders.ownership import (
@@ -96,22 +97,43 @@ class CertDirLoader:
         self._owner.begin()
         return ItemSnapshot(self._items(RowMaker(self.name, as_of)), as_of)
 
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return whose certificates the files hold."""
+        if not self._path.is_dir():
+            raise SourceUnavailable(f"{self._path}: no such directory")
+        issuers, rows = CertificateIssuers(self.name), RowMaker(self.name, self._clock.now())
+        for _, found in self._found(rows):
+            if isinstance(found, x509.Certificate):
+                issuers.add(found)
+        return issuers.found()
+
     def _items(self, rows: RowMaker) -> Iterator[Item]:
+        for where, found in self._found(rows):
+            if isinstance(found, RowRejected):
+                yield found
+                continue
+            doubts = Doubts()
+            octets = doubts.read("serial", certificate_serial, found)
+            if self._owner.owns(found):
+                yield rows.good(where, octets, certificate_expiry(found), doubts)
+        self._owner.check(self.name)
+
+    def _found(self, rows: RowMaker) -> Iterator[tuple[str, x509.Certificate | RowRejected]]:
+        """Yield where, and a certificate, or what there is none in and why."""
         self._folders = [self._path]
         for path in self._files(self._path, rows, 0):
             if not isinstance(path, Path):
-                yield path
+                yield "", path
                 continue
             try:
                 with path.open("rb") as file:
                     data = file.read(MAX_FILE_BYTES + 1)
             except OSError as error:
-                yield rows.rejected(str(path), f"cannot be read: {error.strerror}")
+                yield "", rows.rejected(str(path), f"cannot be read: {error.strerror}")
                 continue
             yield from self._certificates(path, data, rows)
-        self._owner.check(self.name)
 
-    def _files(self, folder: Path, rows: RowMaker, depth: int) -> Iterator[Path | Item]:
+    def _files(self, folder: Path, rows: RowMaker, depth: int) -> Iterator[Path | RowRejected]:
         """Yield the files in the order of their names, so that two readings are alike. Links to directories are not followed."""
         try:
             with os.scandir(folder) as found:
@@ -136,20 +158,14 @@ class CertDirLoader:
                 if is_file:
                     yield Path(entry.path)
 
-    def _certificates(self, path: Path, data: bytes, rows: RowMaker) -> Iterator[Item]:
+    @staticmethod
+    def _certificates(path: Path, data: bytes, rows: RowMaker) -> Iterator[tuple[str, x509.Certificate | RowRejected]]:
         if len(data) > MAX_FILE_BYTES:
-            yield rows.rejected(str(path), f"more than {MAX_FILE_BYTES} octets")
+            yield "", rows.rejected(str(path), f"more than {MAX_FILE_BYTES} octets")
             return
-        number = 0
         for number, found in enumerate(_parts(data), 1):
             where = str(path) if number == 1 else f"{path}, certificate {number}"
-            if isinstance(found, ValueError):
-                yield rows.rejected(where, str(found))
-                continue
-            doubts = Doubts()
-            octets = doubts.read("serial", certificate_serial, found)
-            if self._owner.owns(found):
-                yield rows.good(where, octets, certificate_expiry(found), doubts)
+            yield where, rows.rejected(where, str(found)) if isinstance(found, ValueError) else found
 
 
 def _parts(data: bytes) -> Iterator[x509.Certificate | ValueError]:

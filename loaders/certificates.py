@@ -142,6 +142,26 @@ class CertificateFolders:
             folders = [str(folder) for folder in self._folders] or "none"
             log.warning("index_owner_unchecked", path=str(self._index_path), ca=self._issuer.name, folders=folders)
 
+    def beside(self) -> Iterator[x509.Certificate]:
+        """Yield the certificates in the index.txt's own directory, where Easy-RSA and others keep the CA's."""
+        yield from _certificates_in(self._index_path.parent)
+
+    def all(self) -> Iterator[x509.Certificate]:
+        """Yield every certificate of the folders, whether or not a row names it."""
+        for folder in self._folders:
+            yield from _certificates_in(folder)
+
+
+def _certificates_in(folder: Path) -> Iterator[x509.Certificate]:
+    try:
+        paths = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.is_file()]
+    except OSError as error:
+        raise SourceUnavailable(f"{folder}: cannot be read: {error.strerror}") from error
+    for path in paths:
+        certificate = _read_certificate(path)
+        if certificate is not None:
+            yield certificate
+
 
 def _read_certificate(path: Path) -> x509.Certificate | None:
     try:

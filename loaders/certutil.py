@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import BinaryIO, ClassVar, Literal
 
 from pydantic import Field
 
-from loaders.adcs_rows import AdcsJudge
-from loaders.base import LoaderOptions
+from loaders.adcs_rows import AdcsJudge, issuers_of
+from loaders.base import FoundIssuer, LoaderOptions
 from loaders.certutil_dump import DEFAULT_COLUMNS, CertutilDump
 from loaders.entries import Item, ItemSnapshot
 from loaders.files import file_state, open_source
@@ -69,15 +69,8 @@ class CertutilLoader:
         """Open the file for one reading; raises SourceUnavailable."""
         path = self._options.path
         self._owner.begin()
-        file, as_of = open_source(path, self._clock)
+        dump, file, as_of = self._open()
         size = path.stat().st_size
-        try:
-            dump = CertutilDump(
-                path, file, tuple(self._options.columns), self._options.date_order, self._options.time_zone
-            )
-        except BaseException:
-            file.close()
-            raise
         judge = AdcsJudge(str(path), self._owner, as_of, looks_always=True)
 
         def items() -> Iterator[Item]:
@@ -95,3 +88,19 @@ class CertutilLoader:
             is_whole=lambda: dump.is_complete,
             let_go=file.close,
         )
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return whose certificates the dump holds; without RawCertificate the number that the CA gives each of its generations."""
+        dump, file, _ = self._open()
+        with file:
+            return issuers_of(self.name, dump.rows())
+
+    def _open(self) -> tuple[CertutilDump, BinaryIO, float]:
+        options = self._options
+        file, as_of = open_source(options.path, self._clock)
+        try:
+            dump = CertutilDump(options.path, file, tuple(options.columns), options.date_order, options.time_zone)
+        except BaseException:
+            file.close()
+            raise
+        return dump, file, as_of

@@ -6,13 +6,18 @@ serial as a floating-point number, and the key identifier may be empty. Made by 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import sqlalchemy as sa
 from cryptography import x509
 
+from loaders.base import FoundIssuer
 from loaders.columns import reason_of, seconds_of, serial_octets, shown, text_of
 from loaders.database_file import DatabaseFileLoader, table
+from loaders.discovery import MAX_ISSUERS, CertificateIssuers
 from loaders.entries import Doubts, Item, RowMaker
 from loaders.ownership import certificate_expiry, certificate_serial, key_id, parse_pem_certificate
 
@@ -33,6 +38,29 @@ class CfsslLoader(DatabaseFileLoader):
         found = table(connection, "certificates", _COLUMNS, self.name)
         columns = [found.c[name] for name in _COLUMNS]
         return sa.select(*columns).order_by(*columns[:2]), columns[0]
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return whose certificates the database holds; of rows without one the key identifier of their issuer."""
+        issuers, named = CertificateIssuers(self.name), Counter[str]()
+        with self.fresh().reading() as connection:
+            found = table(connection, "certificates", _COLUMNS, self.name)
+            statement = sa.select(found.c.authority_key_identifier, found.c.pem)
+            with closing(self._database.stream(connection, statement)) as pages:
+                for authority, pem in (row for page in pages for row in page):
+                    certificate = _certificate(pem, Doubts())
+                    if certificate is not None:
+                        issuers.add(certificate)
+                        continue
+                    name = Doubts().read("authority_key_identifier", text_of, authority or "") or "none"
+                    if name in named or len(named) < MAX_ISSUERS:
+                        named[name] += 1
+        return [
+            *issuers.found(),
+            *(
+                FoundIssuer(f"authority_key_identifier {shown(name)}, rows without a certificate", None, count)
+                for name, count in named.items()
+            ),
+        ]
 
     def row_name(self, row: Any) -> str:
         """Name a row by its serial's column."""

@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Annotated
 
 import typer
-from cryptography import x509
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,7 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from loaders.base import Discovering, Incremental, is_consistent
+from loaders.base import Incremental, is_consistent
+from loaders.discovery import issuer_lines
 from loaders.follow import follow_all
 from loaders.reconcile import reconcile_ca
 from loaders.reconcile import report_lines as comparison_lines
@@ -35,7 +35,7 @@ from responder.cli.named import open_config, with_redis
 from responder.clock import SystemClock
 from responder.config import load_config
 from responder.errors import OperatorError
-from responder.issuers import Issuers, subject_and_key
+from responder.issuers import Issuers
 from responder.log import configure_logging
 from responder.process import ConfigFile, Stop, announce_ready
 from responder.store.redis_store import Store
@@ -83,15 +83,8 @@ def sources(config: ConfigFile) -> None:
             f"whole each {options.reconcile} s",
         ]
         typer.echo(f"{issuer.name}: {issuer.config.source.type} {loader.name}: {', '.join(can)}")
-        if not isinstance(loader, Discovering):
-            continue
-        for found in loader.discover():
-            known = "no certificate"
-            if found.certificate_der is not None:
-                whose = subject_and_key(x509.load_der_x509_certificate(found.certificate_der))
-                names = [one.name for one in issuers if (one.subject_der, one.public_key_octets) == whose]
-                known = f"configured as {names[0]}" if names else "not configured"
-            typer.echo(f"{issuer.name}:   holds {found.name}: {known}")
+        for line in issuer_lines(loader, issuers):
+            typer.echo(f"{issuer.name}:   {line}")
 
 
 def reconcile(

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import pytest
+from cryptography import x509
 
-from loaders.base import Batch, Changes, Discovering, Incremental, Loader, LoaderOptions, Row, Snapshot
+from loaders.base import Batch, Changes, Discovering, FoundIssuer, Incremental, Loader, LoaderOptions, Row, Snapshot
+from loaders.certificates import is_issued_by
 from responder.clock import Clock, ManualClock
 from responder.errors import SourceUnavailable
+from responder.issuers import subject_and_key
 from responder.model import Status, serial_from_octets, serial_to_octets
 
 NOW = 1_795_000_000.0  # 2026-11-18T11:06:40Z
@@ -51,6 +54,8 @@ class ContractSource(ABC):
     """A source that a test may fill. One that cannot do something leaves the method out: its tests are skipped."""
 
     clock: Clock = ManualClock(NOW)
+    # Of the CA whose certificates ``write`` writes, where the source can say which that is (``discover``).
+    ca_certificate_der: bytes | None = None
 
     @abstractmethod
     def open(self) -> Loader:
@@ -206,6 +211,30 @@ class LoaderContract:
     def _released(self, rows: dict[bytes, str]) -> list[Row]:
         return [*rows.items(), *([(self.hold[0], "good" + _EXP)] if self.hold else [])]
 
+    def test_the_issuers_are_told(self, source: ContractSource) -> None:
+        """Each by a name in one line, with what can be read; the CA is among them, with as many certificates as there are."""
+        source.write(self.rows)
+        loader = source.open()
+        if not isinstance(loader, Discovering):
+            pytest.skip("it does not look for issuers")
+        found = loader.discover()
+        assert bool(found) or bool(getattr(loader, "no_issuers", ""))
+        for one in found:
+            assert one.name
+            assert "\n" not in one.name
+            assert one.rows is None or one.rows >= 0
+        if source.ca_certificate_der is not None:
+            (ours,) = (one for one in found if self._is_the_ca(one, source.ca_certificate_der))
+            assert ours.rows in (None, len(self._shown(loader, self.rows)))
+
+    @staticmethod
+    def _is_the_ca(found: FoundIssuer, ca_der: bytes) -> bool:
+        """By its name and key, or by its signature."""
+        ca = x509.load_der_x509_certificate(ca_der)
+        if found.certificate_der is not None:
+            return subject_and_key(x509.load_der_x509_certificate(found.certificate_der)) == subject_and_key(ca)
+        return found.issued_der is not None and is_issued_by(x509.load_der_x509_certificate(found.issued_der), ca)
+
     def test_one_hostile_row_is_one_rejected_row(self, source: ContractSource) -> None:
         """Each is named with where it stands and why, in one line; all others arrive."""
         hostile = source.write_hostile(self.rows)
@@ -218,6 +247,8 @@ class LoaderContract:
         assert {serial: text for serial, text in found.items() if serial not in presumed} == self._shown(
             loader, self.rows
         )
+        if isinstance(loader, Discovering):
+            assert all("\n" not in one.name for one in loader.discover())
         for row in rejected:
             assert row.source
             assert row.row

@@ -18,12 +18,21 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
-from loaders.base import Batch, LoaderOptions
-from loaders.crl_entries import Entries, Scope, check_scopes
+from loaders.base import Batch, FoundIssuer, LoaderOptions
+from loaders.crl_entries import Entries, Scope, check_scopes, issuers_of
 from responder.clock import Clock
 from responder.config import AnyPath, Duration, FilePath
 from responder.config_types import relative_to_file
-from responder.crl.acceptance import CRLSigner, check_follows, check_kind, check_origin, check_times, why_not_combined
+from responder.crl.acceptance import (
+    CRLSigner,
+    check_follows,
+    check_kind,
+    check_origin,
+    check_times,
+    is_same_name,
+    name_text,
+    why_not_combined,
+)
 from responder.crl.fetch import MAX_BYTES, Fetched, FetchTerms, open_place
 from responder.crl.reader import CRLFile
 from responder.errors import ConfigError, CRLError, SourceUnavailable
@@ -303,6 +312,28 @@ class CRLLoader:
         except CRLError as error:
             raise SourceUnavailable(str(error)) from error
         return CRLSnapshot(parts, self._issuer.subject_der, fingerprint)
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return the issuer of the CRLs, and those that the entries of an indirect one name, with their entries.
+
+        A CRL holds no certificate; that of this CA is given where its name stands, since the CRL's signature was verified.
+        """
+        self.peek()
+        counts: dict[bytes, int] = {}
+        try:
+            for full, _ in self._usable():
+                for name_der, count in issuers_of(full).items():
+                    counts[name_der] = counts.get(name_der, 0) + count
+        except CRLError as error:
+            raise SourceUnavailable(str(error)) from error
+        return [
+            FoundIssuer(
+                name_text(name_der),
+                self._issuer.certificate_der if is_same_name(name_der, self._issuer.subject_der) else None,
+                count,
+            )
+            for name_der, count in counts.items()
+        ]
 
     def _usable(self) -> list[tuple[CRLFile, CRLFile | None]]:
         """Return every full CRL, and its delta where that can be combined with it."""

@@ -15,6 +15,7 @@ from cryptography import x509
 from fastpath.crl_decode import Entry, EntryError
 from fastpath.crl_rows import read_rows
 from loaders.base import Batch, Row, RowRejected
+from loaders.discovery import MAX_ISSUERS
 from responder.clock import format_utc
 from responder.crl.acceptance import is_same_name, name_text
 from responder.crl.reader import CRLFile
@@ -67,6 +68,21 @@ def check_scopes(crls: Sequence[CRLFile], subject_der: bytes, scope: Scope, *, i
             raise crls[0].error(
                 f"it is a list for some reasons alone, without {', '.join(sorted(reason.value for reason in missing))} (RFC 5280 §5.2.5): name the other lists too, as paths or urls"
             )
+
+
+def issuers_of(crl: CRLFile) -> dict[bytes, int]:
+    """Count a CRL's entries by the issuer (Name DER) of their certificates; its own is there also without any. Raises CRLError."""
+    found = {crl.issuer: 0}
+    reader = crl.entry_reader()
+    try:
+        for entries in reader:
+            for entry in entries:
+                name = entry.certificate_issuer or crl.issuer
+                if name in found or len(found) < MAX_ISSUERS:
+                    found[name] = found.get(name, 0) + 1
+    except EntryError as error:
+        raise crl.error(f"entry {reader.count + 1}: {error}") from error
+    return found
 
 
 @dataclass(slots=True)

@@ -97,12 +97,14 @@ class DatabaseFileLoader(DatabaseLoader):
     def snapshot(self) -> Rows:
         """Read everything in one transaction."""
         as_of = self._clock.now()
-        if self._path is not None:
-            # An open connection would go on with a file that was replaced.
-            self._database = Database(self._options)
-            if self._is_copy:
-                as_of = copy_time(self._path, self._clock)
+        self._database = self.fresh()
+        if self._path is not None and self._is_copy:
+            as_of = copy_time(self._path, self._clock)
         return Rows(self._batches(as_of), as_of)
+
+    def fresh(self) -> Database:
+        """Return the database, a file opened anew: an open connection would go on with one that was replaced."""
+        return self._database if self._path is None else Database(self._options)
 
     def _batches(self, as_of: float) -> Iterator[Batch]:
         make = RowMaker(self.name, as_of)

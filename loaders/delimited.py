@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from loaders.base import LoaderOptions
+from loaders.base import FoundIssuer, LoaderOptions
 from loaders.columns import shown
 from loaders.entries import Item, ItemSnapshot, RowMaker
 from loaders.files import file_state, open_source
@@ -71,6 +71,7 @@ class DelimitedLoader:
         self._options = options
         self._clock = clock
         self._mapper = Mapper(options, issuer)
+        self.no_issuers = self._mapper.no_issuers
         self.lists_issued = options.lists == "issued"
         self.follows_clock = options.live
 
@@ -103,10 +104,22 @@ class DelimitedLoader:
             let_go=file.close,
         )
 
-    def _items(self, file: BinaryIO, make: RowMaker) -> Iterator[Item]:
-        read = self._csv_rows if self._options.format == "csv" else self._json_rows
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return whose certificates the rows hold, where a column of them is mapped."""
+        file, _ = open_source(self._options.path, self._clock)
         try:
-            for number, row in read(file):
+            with file:
+                rows = (row for _, row in self._rows(file) if not isinstance(row, str))
+                return self._mapper.issuers(self.name, rows)
+        except OSError as error:
+            raise SourceUnavailable(f"{self.name}: cannot be read: {error.strerror}") from error
+
+    def _rows(self, file: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+        return self._csv_rows(file) if self._options.format == "csv" else self._json_rows(file)
+
+    def _items(self, file: BinaryIO, make: RowMaker) -> Iterator[Item]:
+        try:
+            for number, row in self._rows(file):
                 where = str(number)
                 try:
                     if isinstance(row, str):

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from loaders.base import CursorLost, Loader, LoaderOptions
+from loaders.base import CursorLost, FoundIssuer, Loader, LoaderOptions
+from loaders.discovery import CertificateIssuers
 from loaders.dogtag_sources import Directory, DirectoryOptions, Entry, read_ldif
 from loaders.entries import Doubts, Item, ItemSnapshot, RowMaker, reason_from_code, serial_from_decimal
 from loaders.files import file_state, open_source
@@ -97,7 +99,7 @@ class DogtagRows:
         told = doubts.read("serialno", _serial, values)
         changed_at = Doubts().read("modifyTimestamp", _true_time, _text(values, "modifytimestamp"))
         self.latest = max(self.latest, changed_at or 0)
-        der = values.get("usercertificate;binary") or values.get("usercertificate")
+        der = _der(values)
         certificate = None if der is None else doubts.read("userCertificate", parse_certificate, der)
         octets, not_after = told, None
         if certificate is not None:
@@ -159,6 +161,21 @@ class DogtagRows:
             if offset is not None:
                 return local - offset
         return self._offsets.utc(local)
+
+
+def _der(values: Mapping[str, bytes]) -> bytes | None:
+    return values.get("usercertificate;binary") or values.get("usercertificate")
+
+
+def _issuers(source: str, entries: Iterator[Entry | tuple[str, str]]) -> Sequence[FoundIssuer]:
+    """Return whose certificates the entries hold: the CA's own is among them, and those of the sub-CAs that share the repository."""
+    issuers = CertificateIssuers(source)
+    for entry in entries:
+        der = None if isinstance(entry, tuple) else _der(entry.values)
+        certificate = None if der is None else Doubts().read("userCertificate", parse_certificate, der)
+        if certificate is not None:
+            issuers.add(certificate)
+    return issuers.found()
 
 
 def _text(values: Mapping[str, bytes], name: str) -> str | None:
@@ -231,6 +248,12 @@ class _Ldif:
             let_go=file.close,
         )
 
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return the CAs of the repository."""
+        file, _ = open_source(self._path, self._clock)
+        with file:
+            return _issuers(self.name, read_ldif(self._path, file))
+
 
 class DirectoryReading(ItemSnapshot):
     """A reading of the directory, whole or of what changed; ``cursor`` is known once it is at its end."""
@@ -282,6 +305,11 @@ class _Ldap:
         if version != CURSOR_VERSION or not latest.isdigit():
             raise CursorLost
         return self._reading(max(0, int(latest) - OVERLAP_S), int(latest))
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return the CAs of the repository, of which every entry is read."""
+        with closing(Directory(self._options)) as directory:
+            return _issuers(self.name, directory.entries(None))
 
     def _reading(self, since: int | None, latest: int) -> DirectoryReading:
         as_of = self._clock.now()

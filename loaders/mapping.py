@@ -6,13 +6,15 @@ Nothing is guessed but what a certificate in the row says itself, which goes bef
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from loaders.base import FoundIssuer
 from loaders.columns import SerialBase, TimeForm, certificate_of, reason_of, seconds_of, serial_octets, shown, text_of
+from loaders.discovery import CertificateIssuers
 from loaders.entries import Doubts, Item, RowMaker
 from loaders.ownership import CertificateOwner, certificate_expiry, certificate_serial
 from responder.issuers import Issuer
@@ -139,6 +141,23 @@ class Mapper:
         else:
             item = self._revoked(row, where, make, octets, not_after, doubts, is_hold=kind == "hold")
         return item
+
+    @property
+    def no_issuers(self) -> str:
+        """Why ``issuers`` finds none."""
+        return "" if self._options.certificate is not None else "no column is mapped as certificate"
+
+    def issuers(self, source: str, rows: Iterable[Mapping[str, Any]]) -> Sequence[FoundIssuer]:
+        """Return whose certificates the rows hold; none where no column is said to hold any."""
+        issuers = CertificateIssuers(source)
+        for row in rows:
+            if self._options.certificate is None:
+                break
+            blob = row[self._options.certificate]
+            certificate = Doubts().read("certificate", certificate_of, blob) if blob else None
+            if certificate is not None and self._kind(row, Doubts()) != "ignored":
+                issuers.add(certificate)
+        return issuers.found()
 
     def _kind(self, row: Mapping[str, Any], doubts: Doubts) -> str | None:
         options = self._options

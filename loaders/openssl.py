@@ -18,8 +18,9 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from loaders.base import Batch, LoaderOptions, Row, RowRejected
+from loaders.base import Batch, FoundIssuer, LoaderOptions, Row, RowRejected
 from loaders.certificates import CertificateFolders, Ownership
+from loaders.discovery import CertificateIssuers, is_ca_certificate
 from loaders.normalize import DAYS, TIMES, date_text, generalized_time_text, reason_from_name, reason_word
 from responder.clock import Clock, format_utc
 from responder.config import AnyPath
@@ -329,6 +330,7 @@ class OpenSSLLoader:
 
     Options: ClassVar[type[LoaderOptions]] = OpenSSLOptions
     lists_issued = True
+    no_issuers = "index.txt has no column for the issuer, and there are no certificates beside it"
     good_releases_hold = True  # openssl has no command for it: people set R back to V by hand
 
     def __init__(self, options: LoaderOptions, issuer: Issuer, siblings: Sequence[Issuer], clock: Clock) -> None:
@@ -366,3 +368,15 @@ class OpenSSLLoader:
             owner=self._owner,
             ca_since=self._ca_since,
         )
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return whose certificates lie beside the index.txt, which itself has no column for the issuer."""
+        self.peek()
+        self._folders.begin()
+        issuers = CertificateIssuers(self.name, counts=False)  # Easy-RSA keeps a revoked certificate in two folders
+        for certificate in self._folders.beside():
+            if is_ca_certificate(certificate):
+                issuers.add_ca(certificate)
+        for certificate in self._folders.all():
+            issuers.add(certificate)
+        return issuers.found()

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from loaders.base import FoundIssuer
 from loaders.columns import certificate_of, reason_of, seconds_of, serial_octets, shown
 from loaders.database import IncrementalDatabaseLoader, unquoted
+from loaders.discovery import MAX_ISSUERS, name_text
 from loaders.entries import Doubts, Item, RowMaker
+from responder.issuers import subject_and_key
 from responder.model import CRLReason
 
 _COLUMNS = ("cert_key", "status", "notbefore", "notafter", "revocation_time", "invalidity_time", "reason_code")
@@ -57,6 +61,37 @@ class OpenXPKILoader(IncrementalDatabaseLoader):
         columns = [table[name] if name in there else sa.null().label(name) for name in _COLUMNS]
         self._revoked_at = table.revocation_time if "revocation_time" in there else sa.null()
         return sa.select(*columns).where(table.issuer_identifier.in_(identifiers)), table.cert_key
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return every CA that issued what the table holds, whatever its certificates: one that was renewed with its key is one."""
+        table = CERTIFICATE.c
+        held: dict[tuple[bytes, bytes], tuple[x509.Certificate, int]] = {}
+        others: list[FoundIssuer] = []
+        with self._database.reading() as connection:
+            counted = sa.select(table.issuer_identifier, sa.func.count()).group_by(table.issuer_identifier)
+            for identifier, rows in connection.execute(counted.limit(MAX_ISSUERS)).fetchall():
+                certificate = self._data(connection, table.identifier == identifier)
+                if certificate is None or identifier_of(certificate) != identifier:
+                    # Imported, and their issuer is "unknown"; or its certificate is in no realm.
+                    issued = self._data(connection, table.issuer_identifier == identifier)
+                    der = None if issued is None else issued.public_bytes(Encoding.DER)
+                    others.append(FoundIssuer(f"issuer_identifier {shown(identifier)}", None, rows, der))
+                    continue
+                key = subject_and_key(certificate)
+                known, before = held.get(key, (certificate, 0))
+                latest = max(known, certificate, key=lambda one: one.not_valid_before_utc)
+                held[key] = latest, before + rows
+        found = [
+            FoundIssuer(name_text(one, of_issuer=False), one.public_bytes(Encoding.DER), rows)
+            for one, rows in held.values()
+        ]
+        return [*found, *others]
+
+    @staticmethod
+    def _data(connection: sa.Connection, wanted: sa.ColumnElement[bool]) -> x509.Certificate | None:
+        """Return a certificate, None where there is none that can be read."""
+        blob = connection.execute(sa.select(CERTIFICATE.c.data).where(wanted).limit(1)).scalar()
+        return None if blob is None else Doubts().read("data", certificate_of, blob)
 
     def changed_since(self, statement: sa.Select[Any], since: int) -> sa.Select[Any]:
         """By notbefore and revocation_time, as there is no column of the last change; and all that no CRL lists yet.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from pydantic import Field, model_validator
 
-from loaders.base import Batch, Loader, LoaderOptions
+from loaders.base import Batch, FoundIssuer, Loader, LoaderOptions
 from loaders.columns import TimeForm, seconds_of
 from loaders.database import DatabaseLoader, DatabaseOptions, IncrementalDatabaseLoader
 from loaders.entries import Item, RowMaker
@@ -56,6 +57,7 @@ class _Mapped(DatabaseLoader):
         assert isinstance(options, SQLOptions)  # noqa: S101 - the registry checks options by our own model
         self._mapped = options
         self._mapper = Mapper(options, issuer)
+        self.no_issuers = self._mapper.no_issuers
         self.lists_issued = options.lists == "issued"
         names = [options.key, *options.columns]
         if options.updated is not None:
@@ -81,6 +83,14 @@ class _Mapped(DatabaseLoader):
     def item(self, row: Any, make: RowMaker) -> Item | None:
         """Map a row."""
         return self._mapper.item(row._mapping, self.row_name(row), make)
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return whose certificates the query's rows hold, where a column of them is mapped."""
+        with (
+            self._database.reading() as connection,
+            closing(self._database.stream(connection, self._statement)) as pages,
+        ):
+            return self._mapper.issuers(self.name, (row._mapping for page in pages for row in page))
 
     def more(self, connection: sa.Connection, make: RowMaker, since: int | None) -> Iterator[Batch]:
         """Yield nothing more; raises SourceUnavailable where the rows held certificates, and none was the CA's."""

@@ -18,10 +18,11 @@ import sqlalchemy as sa
 from pydantic import Field
 
 from loaders.badger import BadgerDirectory, split_key
-from loaders.base import LoaderOptions
+from loaders.base import FoundIssuer, LoaderOptions
 from loaders.bbolt import BboltFile, read_meta
 from loaders.database import Database
 from loaders.database_file import DatabaseFileOptions, copy_time, table
+from loaders.discovery import CertificateIssuers
 from loaders.entries import (
     Doubts,
     Item,
@@ -286,6 +287,18 @@ class StepCaLoader:
         database = self._open()
         rows = StepRows(self.name, self._owner, as_of)
         return ItemSnapshot(rows.items(database), as_of, is_whole=lambda: database.whole, let_go=database.close)
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return whose certificates the database holds: step-ca keeps no certificate of a CA in it, unless one issued that too."""
+        database = self._open()
+        # badger may hold a certificate twice: its garbage collection writes again what it moves.
+        issuers = CertificateIssuers(self.name, counts=not isinstance(database, BadgerReading))
+        with closing(database):
+            for _, der in database.items(CERTIFICATES):
+                certificate = Doubts().read("certificate", parse_certificate, der)
+                if certificate is not None:
+                    issuers.add(certificate)
+        return issuers.found()
 
     def _open(self) -> Bucketed:
         if self._database is not None:

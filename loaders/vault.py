@@ -12,14 +12,16 @@ import ipaddress
 import json
 import ssl
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
 import httpx
 from pydantic import Field, field_validator
 
-from loaders.base import LoaderOptions
+from loaders.base import FoundIssuer, LoaderOptions
 from loaders.columns import shown
+from loaders.discovery import CertificateIssuers
 from loaders.entries import Doubts, Item, ItemSnapshot, RowMaker, serial_from_hex
 from loaders.ownership import CertificateOwner, certificate_expiry, certificate_serial, parse_pem_certificate
 from responder.clock import Clock
@@ -111,10 +113,17 @@ class Mount:
 
     def certificate(self, serial: str) -> dict[str, Any] | None:
         """Return what is told of one certificate; None where it is gone. Raises ValueError for an answer that is odd."""
-        status, body = self._get(f"cert/{quote(serial, safe=':-')}", {}, MAX_CERTIFICATE_BYTES)
+        return self._data(f"cert/{quote(serial, safe=':-')}")
+
+    def issuer(self, reference: str) -> dict[str, Any] | None:
+        """Return what is told of one issuer; None where it is gone. Raises ValueError for an answer that is odd."""
+        return self._data(f"issuer/{quote(reference, safe='')}/json")
+
+    def _data(self, path: str) -> dict[str, Any] | None:
+        status, body = self._get(path, {}, MAX_CERTIFICATE_BYTES)
         if status == 404:
             return None
-        data = self._json(f"cert/{serial[:80]}", body).get("data")
+        data = self._json(path[:100], body).get("data")
         if not isinstance(data, dict):
             raise ValueError("no data in the answer")
         return data
@@ -161,6 +170,7 @@ class VaultLoader:
     """One mount for one of its issuers."""
 
     Options: ClassVar[type[LoaderOptions]] = VaultOptions
+    no_issuers = "the mount has no issuer"
     good_releases_hold = False
     follows_clock = True
 
@@ -185,6 +195,20 @@ class VaultLoader:
         """Start one reading."""
         as_of = self._clock.now()
         return ItemSnapshot(self._items(RowMaker(self.name, as_of)), as_of)
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return the mount's issuers; of a server before Vault 1.11, which has one in each mount, that one."""
+        issuers = CertificateIssuers(self.name)
+        references = self._mount.serials("issuers")
+        ask = self._mount.issuer if references else self._mount.certificate
+        for reference in references or ["ca"]:
+            data = Doubts().read("issuer", ask, reference)
+            pem = None if data is None else data.get("certificate")
+            if isinstance(pem, str):
+                certificate = Doubts().read("certificate", parse_pem_certificate, pem.encode())
+                if certificate is not None:
+                    issuers.add_ca(certificate)
+        return [replace(one, rows=None) for one in issuers.found()]
 
     def _items(self, make: RowMaker) -> Iterator[Item]:
         issued = self._mount.serials("certs")

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from pydantic import Field
 
-from loaders.base import Batch, LoaderOptions
+from loaders.base import Batch, FoundIssuer, LoaderOptions
 from loaders.columns import reason_of, serial_octets, shown, text_of
 from loaders.database_file import DatabaseFileLoader, DatabaseFileOptions, add, table
+from loaders.discovery import CertificateIssuers
 from loaders.entries import Doubts, Item, RowMaker
 from loaders.normalize import date_text, generalized_time_text
 from loaders.ownership import certificate_expiry, certificate_serial, parse_certificate
@@ -23,6 +24,7 @@ from responder.clock import Clock, parse_utc
 from responder.errors import SourceUnavailable
 from responder.issuers import Issuer
 
+REVOCATION = ("caid", "serial", "date", "invaldate", "reasonbit")
 _NONE = "99991231235959Z"  # what XCA writes for no date
 
 
@@ -49,20 +51,26 @@ class XcaLoader(DatabaseFileLoader):
 
     def statement(self, connection: sa.Connection) -> tuple[sa.Select[Any], sa.ColumnElement[Any]]:
         """Read the CA's revocations, and select the certificates."""
+        certs, held = self._certificates(connection)
+        self._read_revocations(connection, certs)
+        return held.with_only_columns(certs.c.item, certs.c.serial, certs.c.cert).order_by(certs.c.item), certs.c.item
+
+    def _certificates(self, connection: sa.Connection) -> tuple[Any, sa.Select[Any]]:
+        """Return the table of certificates, and what selects from it those that were not deleted."""
         items = table(connection, self._prefix + "items", ("id", "del"), self.name)
         certs = table(connection, self._prefix + "certs", ("item", "serial", "ca", "cert"), self.name)
-        self._read_revocations(connection, certs)
-        statement = sa.select(certs.c.item, certs.c.serial, certs.c.cert).join_from(
-            certs, items, items.c.id == certs.c.item
-        )
-        return statement.where(items.c["del"] == 0).order_by(certs.c.item), certs.c.item
+        held = sa.select(certs.c.ca, certs.c.cert).join_from(certs, items, items.c.id == certs.c.item)
+        return certs, held.where(items.c["del"] == 0)
+
+    def _revocations(self, connection: sa.Connection) -> list[Any]:
+        """Return the columns that count of the table of revocations, as ``REVOCATION`` has them."""
+        found = table(connection, self._prefix + "revocations", REVOCATION, self.name)
+        by_name = {column.name.lower(): column for column in found.c}
+        return [by_name[name] for name in REVOCATION]
 
     def _read_revocations(self, connection: sa.Connection, certs: Any) -> None:
         """Read the revocations of every certificate of the CA's key: those of its renewals are under the one that was used."""
-        names = ("caid", "serial", "date", "invaldate", "reasonbit")
-        found = table(connection, self._prefix + "revocations", names, self.name)
-        by_name = {column.name.lower(): column for column in found.c}
-        columns = [by_name[name] for name in names]
+        columns = self._revocations(connection)
         key, subject = self._owner.ca_certificate.public_key(), self._owner.ca_certificate.subject
         ours: list[int] = []
         others: list[int] = []
@@ -87,6 +95,24 @@ class XcaLoader(DatabaseFileLoader):
                 self._rejected.append((f"revocations {shown(row[1])}", doubts.problem or "no serial"))
             elif octets not in self._revoked or _laxity(row) < _laxity(self._revoked[octets]):
                 self._revoked[octets] = row  # of two, under two certificates of the CA, the stricter
+
+    def discover(self) -> Sequence[FoundIssuer]:
+        """Return every CA whose certificate the database holds, whose certificates, and whose revocations alone."""
+        issuers = CertificateIssuers(self.name)
+        with self.fresh().reading() as connection:
+            certs, held = self._certificates(connection)
+            for is_ca, text in connection.execute(held):
+                certificate = Doubts().read("cert", _certificate, text)
+                if certificate is not None:
+                    issuers.add(certificate, is_ca=is_ca == 1)
+            ca_id = self._revocations(connection)[0]
+            lost = sa.select(ca_id, sa.func.count()).where(ca_id.not_in(sa.select(certs.c.item))).group_by(ca_id)
+            rows = connection.execute(lost.order_by(ca_id)).fetchall()
+        gone = [
+            FoundIssuer(f"revocations under certs item {shown(row[0])}, which was deleted", None, row[1])
+            for row in rows
+        ]
+        return [*issuers.found(), *gone]
 
     def row_name(self, row: Any) -> str:
         """Name a row by its item."""

@@ -189,6 +189,24 @@ def test_a_report_of_another_ca_is_refused(form: object, ca: PKI) -> None:
         read(form([record()]), ca, arn=ARN.replace("CA_ID", "OTHER"))
 
 
+@both
+def test_a_report_names_its_ca_by_its_arn(form: object, ca: PKI, tmp_path: Path) -> None:
+    """It holds no certificate; rows that are none say nothing."""
+    assert callable(form)
+    records = [
+        record(),
+        record("02"),
+        record("03", certificateArn="arn:x/certificate/3"),
+        record("04", certificateArn="?"),
+    ]
+    path = tmp_path / "report"
+    path.write_text(form(records))
+    assert [(one.name, one.certificate_der, one.rows) for one in loader_of(path, ca).discover()] == [
+        (ARN, None, None),
+        ("arn:x", None, None),
+    ]
+
+
 def test_of_a_directory_the_newest_report_is_read(ca: PKI, tmp_path: Path) -> None:
     """As S3 fills it, one report after the other."""
     loader = loader_of(tmp_path, ca)

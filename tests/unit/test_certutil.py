@@ -242,6 +242,22 @@ def test_a_dump_that_breaks_off_is_not_whole(ca: Ca) -> None:
     assert not ca.read(Printer(csv=True).print(ca.rows())[:-200]).whole
 
 
+def test_without_certificates_the_generations_numbers_are_told(ca: Ca) -> None:
+    """CSV has none: IssuerNameID is the CA's own count of its generations. With them their signatures tell."""
+    rows = ca.rows()
+    rows[0].issuer_name_id = 1 << 16 | 1
+    ca.file.write_text(Printer(csv=True).print(rows))
+    told = {one.name: (one.certificate_der, one.issued_der, one.rows) for one in ca.loader().discover()}
+    assert told == {
+        "IssuerNameID 65537, rows without a certificate": (None, None, 1),
+        "IssuerNameID 0, rows without a certificate": (None, None, len(rows) - 1),
+    }
+    ca.file.write_text(Printer().print(rows))
+    (one,) = ca.loader().discover()
+    assert one.issued_der is not None
+    assert one.rows == len(rows)
+
+
 def test_a_command_that_failed_is_told(ca: Ca) -> None:
     """certutil prints its error where the rows would stand."""
     text = (

@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from loaders.base import Discovering
 from loaders.registry import open_loader
 from responder.errors import ConfigError, SourceUnavailable
 from tests.crl_made import HOUR_S, NOW, make_crl, scope
@@ -382,6 +383,13 @@ def test_of_an_indirect_crl_only_this_cas_entries_count(make_room: Rooms) -> Non
         "03": f"revoked {AT_TEXT} superseded",
         "06": f"revoked {AT_TEXT}",
     }
+    loader, _ = open_loader(room.issuers, room.issuer, str(room.config_file), room.clock)
+    assert isinstance(loader, Discovering)
+    assert [(one.certificate_der, one.rows) for one in loader.discover()] == [
+        (None, 3),
+        (room.ca.certificate_der, 2),
+        (room.ca.certificate_der, 1),
+    ]
     for terms, expected in (
         ({}, "and it is not an indirect CRL"),
         ({"idp": scope(only_contains_user_certs=True)}, "and it is not an indirect CRL"),

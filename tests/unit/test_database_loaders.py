@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
-from loaders.base import Incremental, Loader, Row
+from loaders.base import Discovering, Incremental, Loader, Row
 from loaders.boulder import BoulderLoader, name_id
 from loaders.contract_suite import HOLD_ROW, ContractSource, LoaderContract, read, rows_of
 from loaders.database import DatabaseOptions
@@ -26,7 +26,7 @@ from responder.errors import SourceUnavailable
 from responder.issuers import Issuer
 from responder.model import CRLReason, Status, serial_from_octets
 from tests.database_room import issuer_of
-from tests.pki import make_ca
+from tests.pki import make_ca, make_leaf
 
 AT_S = 1_767_323_045
 AT = "2026-01-02T03:04:05Z"
@@ -39,9 +39,11 @@ class TableSource(ContractSource):
     type: ClassVar[str]
     table: ClassVar[str]
     ddl: ClassVar[tuple[str, ...]]
+    tells_the_ca: ClassVar[bool] = True  # without its rows' certificates
 
     def __init__(self, url: str, issuer: Issuer) -> None:
         self.url, self.issuer = url, issuer
+        self.ca_certificate_der = issuer.certificate_der if self.tells_the_ca else None
         self.engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
         self.ca = x509.load_der_x509_certificate(issuer.certificate_der)
         self.ca_der = issuer.certificate_der
@@ -104,6 +106,7 @@ def date(seconds: int | None) -> datetime | None:
 
 class Boulder(TableSource):
     loader, type, table = BoulderLoader, "boulder", "certificateStatus"
+    tells_the_ca = False
     ddl = (
         "CREATE TABLE certificateStatus (id BIGINT(20) NOT NULL AUTO_INCREMENT PRIMARY KEY, serial VARCHAR(255) NOT NULL,"
         " subscriberApproved TINYINT(1) DEFAULT 0, status VARCHAR(255) NOT NULL, ocspLastUpdated DATETIME NOT NULL,"
@@ -138,6 +141,7 @@ class Boulder(TableSource):
 
 class OpenXPKI(TableSource):
     loader, type, table = OpenXPKILoader, "openxpki", "certificate"
+    tells_the_ca = False
     ddl = (
         "CREATE TABLE certificate (pki_realm VARCHAR(255), issuer_dn VARCHAR(1000), cert_key DECIMAL(49,0) NOT NULL,"
         " issuer_identifier VARCHAR(64) NOT NULL, identifier VARCHAR(64), subject VARCHAR(1000), status VARCHAR(255),"
@@ -391,6 +395,55 @@ def test_openxpki_s_renewed_ca(mariadb: str, issuer: Issuer, tmp_path: Any) -> N
         source.row(3, 3, Status.from_text("good")) | {"issuer_identifier": "somebody"},
     )
     assert read_all(source) == {b"\2": "good"}
+
+
+def test_the_issuers_in_openxpki(mariadb: str, issuer: Issuer, tmp_path: Any) -> None:
+    """A CA that was renewed with its key is one; of one whose certificate is not in the table a signature may tell."""
+    source = OpenXPKI(mariadb, issuer)
+    older = make_ca(tmp_path, label="corp", subject=source.ca.subject, not_before=1_700_000_000).certificate
+    elsewhere = make_ca(tmp_path / "elsewhere", label="elsewhere", name="Elsewhere")
+    leaf = make_leaf(elsewhere, serial_number=5).certificate
+    good = Status.from_text("good")
+
+    def row(number: int, held: x509.Certificate | None, under: str, **more: Any) -> dict[str, Any]:
+        data = None if held is None else held.public_bytes(Encoding.PEM).decode()
+        name = f"x{number}" if held is None else identifier_of(held)
+        return source.row(number, number, good) | {"issuer_identifier": under, "identifier": name, "data": data} | more
+
+    old, new = identifier_of(older), identifier_of(source.ca)
+    source.insert(
+        row(1, older, old, pki_realm="one"),
+        row(2, source.ca, new, pki_realm="two"),
+        row(3, None, old),
+        row(4, None, new),
+        row(5, leaf, "unknown"),
+        row(6, leaf, "forged"),
+        row(7, source.ca, "", identifier="forged"),
+    )
+    loader = source.open()
+    assert isinstance(loader, Discovering)
+    told = {one.name: one for one in loader.discover()}
+    ours = told.pop(source.ca.subject.rfc4514_string())
+    assert (ours.certificate_der, ours.rows) == (issuer.certificate_der, 4)
+    leaf_der = leaf.public_bytes(Encoding.DER)
+    assert {name: (one.certificate_der, one.rows, one.issued_der) for name, one in told.items()} == {
+        "issuer_identifier ''": (None, 1, issuer.certificate_der),
+        "issuer_identifier 'forged'": (None, 1, leaf_der),
+        "issuer_identifier 'unknown'": (None, 1, leaf_der),
+    }
+
+
+def test_the_issuers_in_boulder(mariadb: str, issuer: Issuer) -> None:
+    """A hash of a name is all that there is: one of the configuration is recognised."""
+    source = Boulder(mariadb, issuer)
+    source.write([HOLD_ROW])
+    source.insert(source.row(99, 99, Status.from_text("good")) | {"issuerID": 77})
+    loader = source.open()
+    assert isinstance(loader, Discovering)
+    assert {(one.name, one.certificate_der) for one in loader.discover()} == {
+        ("issuerID 77", None),
+        (f"issuerID {name_id(issuer.subject_der)}, the name {issuer.subject_text!r}", None),
+    }
 
 
 def test_openxpki_s_revocations_of_long_ago(mariadb: str, issuer: Issuer) -> None:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from loaders.base import CursorLost, Incremental, Loader, Row
+from loaders.base import CursorLost, Discovering, Incremental, Loader, Row
 from loaders.contract_suite import ContractSource, LoaderContract, read, rows_of
 from loaders.dogtag import DogtagLoader, DogtagOptions
 from loaders.dogtag_sources import ATTRIBUTES
@@ -25,7 +25,7 @@ from responder.clock import ManualClock
 from responder.errors import SourceUnavailable
 from responder.model import Status
 from tests.loader_reading import Read
-from tests.pki import make_ca, utc
+from tests.pki import make_ca, make_leaf, utc
 from tests.slapd_fixture import READER, READER_PASSWORD, SLAPD, SUFFIX, Slapd
 from tests.unit.test_files_contract import EXP, Source
 
@@ -254,6 +254,27 @@ def test_each_status(status: str, said: str, source: LdifSource) -> None:
     assert Read(source.open()).statuses["05"].startswith(said)
 
 
+def with_sub_ca(source: LdifSource) -> tuple[list[dict[str, Any]], list[tuple[bytes | None, int | None]]]:
+    """A repository that a sub-CA shares, as its entries, and the issuers that it holds."""
+    ca = source.ca
+    sub = make_ca(source.folder / "sub", label="sub", name="Sub CA", issuer=ca)
+    leaf = make_leaf(sub, serial_number=0x1234)
+    good = Status.from_text("good")
+    certificates = [ca.certificate, sub.certificate, leaf.certificate, make_leaf(ca, serial_number=7).certificate]
+    entries = [without_stamp(attributes(one, good, BERLIN)) for one in certificates]
+    return entries, [(ca.certificate_der, 3), (sub.certificate_der, 1)]
+
+
+def test_the_cas_of_a_repository_are_told(source: LdifSource) -> None:
+    """The CA's own certificate is among its entries, and that of each sub-CA; broken entries tell nothing."""
+    entries, issuers = with_sub_ca(source)
+    broken = f"dn: cn=1,{BASE}\nobjectClass: certificateRecord\nuserCertificate;binary:: %%%\n\n"
+    source.path.write_text(ldif(entries) + broken)
+    loader = source.open()
+    assert isinstance(loader, Discovering)
+    assert [(one.certificate_der, one.rows) for one in loader.discover()] == issuers
+
+
 @pytest.mark.parametrize("serialno", ["0155", "04", "05x", "", "995"])
 def test_a_serial_that_its_length_denies(serialno: str, source: LdifSource) -> None:
     """The certificate tells the serial nevertheless."""
@@ -301,6 +322,16 @@ def test_what_changed_is_asked_for_alone(tmp_path: Path, repository: Slapd) -> N
     for cursor in ("", "2:5", "1:x"):
         with pytest.raises(CursorLost):
             loader.changes(cursor)
+
+
+def test_the_cas_of_a_directory_are_told(tmp_path: Path, repository: Slapd) -> None:
+    """By the certificates of all its entries."""
+    source = LdapSource(tmp_path, repository)
+    entries, issuers = with_sub_ca(source)
+    source.fill({entry["cn"]: entry for entry in entries})
+    loader = source.open()
+    assert isinstance(loader, Discovering)
+    assert sorted((one.certificate_der or b"", one.rows or 0) for one in loader.discover()) == sorted(issuers)  # type: ignore[type-var]
 
 
 def test_more_entries_than_a_page(tmp_path: Path, repository: Slapd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ class Source(ContractSource):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.issuer: Issuer = issuer_of(folder / "ca", self.kind)
+        self.ca_certificate_der = self.issuer.certificate_der
         certificate = x509.load_der_x509_certificate(self.issuer.certificate_der)
         key = key_of("p256", "corp")
         self.ca = PKI(certificate, key, "p256", folder / "ca" / "ca.pem", folder / "ca" / "ca.key", folder / "ca")
@@ -127,6 +128,10 @@ class AwsSource(Source):
     kind = "aws-pca"
     name = "report"
     form = staticmethod(as_json)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ca_certificate_der = None  # a report names an ARN
 
     def records(self, rows: Sequence[Row]) -> list[dict[str, object]]:
         made = []

@@ -38,6 +38,8 @@ class Engine(ThreadingHTTPServer):
         self.lists_revoked = True
         self.revoked_only: list[str] = []  # listed as revoked, and nowhere else
         self.odd_list: bytes | None = None  # what is said instead of either list
+        self.issuers: dict[str, str] = {}  # PEM by id
+        self.one_issuer = ""  # of a server that knows no others
         self.asked: list[str] = []
 
     @property
@@ -68,6 +70,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.keys(
                 [name for name, one in engine.certs.items() if one["revocation_time"]] + engine.revoked_only
             )
+        if is_list and path == "issuers" and not engine.one_issuer:
+            return self.keys(list(engine.issuers))
+        if path == "cert/ca" and engine.one_issuer:
+            return self.answer(200, {"data": {"certificate": engine.one_issuer}})
+        if path.startswith("issuer/") and path.split("/")[1] in engine.issuers:
+            return self.answer(200, {"data": {"certificate": engine.issuers[path.split("/")[1]], "ca_chain": []}})
         name = unquote(path.removeprefix("cert/")).replace("-", ":")
         if path.startswith("cert/") and name in engine.raw:
             return self.send(200, engine.raw[name])
@@ -110,6 +118,7 @@ class VaultSource(Source):
         self.token = folder / "token"
         self.token.write_text(engine.token + "\n")
         self.loaders: list[VaultLoader] = []
+        engine.issuers = {"3a5c": self.ca.certificate.public_bytes(Encoding.PEM).decode()}
 
     def options(self) -> dict[str, Any]:
         return {"url": self.engine.url, "token_file": str(self.token)}
@@ -226,6 +235,19 @@ def test_other_issuers_of_the_mount_are_not_ours(source: VaultSource) -> None:
     source.engine.certs = {"77": source.engine.certs["77"]}
     with pytest.raises(SourceUnavailable, match="belongs to another CA"):
         read(source.open().snapshot())
+
+
+def test_the_issuers_of_a_mount(source: VaultSource) -> None:
+    """Each once, whatever it has issued; a server before 1.11 has one, and knows no list of them."""
+    other = make_ca(source.folder / "other", label="other-issuer")
+    pem = other.certificate.public_bytes(Encoding.PEM).decode()
+    source.engine.issuers |= {"77": pem, "78": "no PEM"}
+    assert [one.certificate_der for one in source.open().discover()] == [
+        source.issuer.certificate_der,
+        other.certificate_der,
+    ]
+    source.engine.one_issuer = pem
+    assert [(one.certificate_der, one.rows) for one in source.open().discover()] == [(other.certificate_der, None)]
 
 
 def test_a_mount_with_no_store_roles_does_not_list_what_was_issued(source: VaultSource) -> None:
