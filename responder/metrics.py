@@ -203,6 +203,11 @@ CRL_FAILURES = Counter(
     "CRLs that could not be issued, by what stood in the way: check, signer, conflict, disk, config, source, store, other.",
     ["ca", "reason"],
 )
+CRL_FILES_DAMAGED = Counter(
+    "revocast_crl_files_damaged_total",
+    "Files of published CRLs that were found damaged or lost on this machine's disk, and set aside.",
+    ["ca"],
+)
 CRLS_MIRRORED = Counter("revocast_crls_mirrored_total", "CRLs of a CA's own that were taken over.", ["ca", "kind"])
 CRL_MIRROR_FAILURES = Counter(
     "revocast_crl_mirror_failures_total",

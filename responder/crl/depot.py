@@ -3,24 +3,35 @@
 ``<data_dir>/crl/<ca>/<slot>-<number>-<sha256[:8]>.crl`` is a CRL in DER, ``<slot>.json`` beside it says which of them is
 published (published.py). A manifest is replaced by one rename, after the file that it names is on the disk: a crash
 between any two steps leaves the old CRL or the new one. Whoever has a file open keeps its bytes, whatever comes after.
-Written by the publisher, the mirror and what fetches CRLs from other machines; read by the workers and by commands.
+Written by the publisher, the mirror and what fetches CRLs from other machines; read by the workers and by commands. Those who
+write also see whether the files are still what was published (``whole``): the workers would have to read them for that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from responder import metrics
 from responder.crl.published import Published
 from responder.errors import CommitConflict, InvariantBroken
+from responder.log import get_logger
+
+log = get_logger(__name__)
 
 DIRECTORY = "crl"  # within data_dir
+PROVE_EVERY_S = (
+    6 * 3_600.0
+)  # a file that nothing has touched: disks forget; 50 MB are read and hashed in a tenth of a second
 OPEN_TRIES = 5  # a reader meets a replacement between manifest and file at most once in two of them
 _SLOT = re.compile(r"(?:full|delta|\d{1,5}(?:-delta)?)")
 _FRESH = re.compile(r"\.fresh-(\d+)-[0-9a-f]+")
@@ -29,9 +40,12 @@ _FRESH = re.compile(r"\.fresh-(\d+)-[0-9a-f]+")
 class Depot:
     """The CRLs of one machine. Any number of processes may read and write; writers of one CA take turns."""
 
-    def __init__(self, root: Path) -> None:
-        """``root``: ``data_dir / DIRECTORY``; made by the first ``put``."""
+    def __init__(self, root: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """``root``: ``data_dir / DIRECTORY``; made by the first ``put``. ``monotonic``: seconds, for when to prove files anew."""
         self.root = root
+        self._monotonic = monotonic
+        # Of CA and slot: the file that was proved last, what its inode said then, and when that was.
+        self._proved: dict[tuple[str, str], tuple[str, tuple[int, ...], float]] = {}
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -43,9 +57,10 @@ class Depot:
         except FileNotFoundError:
             return None
         try:
-            return Published.from_text(text)
+            published = Published.from_text(text)
         except ValueError as error:
             raise InvariantBroken(f"{path}: {error}; remove it, and the CRL is issued or fetched anew") from error
+        return published if published.file else None  # nothing could be put into a damaged one's place
 
     def open(self, ca: str, slot: str) -> tuple[Published, int] | None:
         """Open what is published: its description and a descriptor for reading, to be closed; None where nothing is."""
@@ -62,13 +77,6 @@ class Depot:
             os.close(descriptor)
             raise InvariantBroken(f"{self.path(published)} is not {published.size} octets long, as it was published")
         raise InvariantBroken(f"{self.manifest(ca, slot)} names a file that is not there")
-
-    def has_file(self, published: Published) -> bool:
-        """Say whether a published CRL's file is there, whole by its size."""
-        try:
-            return self.path(published).stat().st_size == published.size
-        except OSError:
-            return False
 
     def path(self, published: Published) -> Path:
         """Return where a published CRL's file is."""
@@ -93,8 +101,74 @@ class Depot:
             with contextlib.suppress(OSError, ValueError):
                 text = path.read_text("utf-8")
                 if ca_id in text and (published := Published.from_text(text)).ca_id == ca_id:
-                    found = max(found, published.number or 0)
+                    found = max(found, published.number or 0, published.lost or 0)
         return found
+
+    # --- proving ----------------------------------------------------------------------------------------------------
+
+    def whole(self, ca: str, slot: str) -> Published | None:
+        """Return what is published, as ``get`` does, and see that its file is what was published; for those who can mend it.
+
+        A file is read when it is first asked for, when something has touched it, and each ``PROVE_EVERY_S``. A damaged one is set
+        aside as ``<slot>.damaged``, with an alarm, and the one before it is published again, ``lost`` saying so, or where there is none
+        nothing is.
+        """
+        for _ in range(OPEN_TRIES):
+            published = self.get(ca, slot)
+            if published is None or (problem := self._why_damaged(published)) is None:
+                return published
+            self._set_aside(published, problem)
+        return None
+
+    def _why_damaged(self, published: Published) -> str | None:
+        path, now = self.path(published), self._monotonic()
+        try:
+            with path.open("rb") as file:
+                stamp = _stamp(file.fileno())
+                if self._is_proved(published, stamp, now):
+                    return None
+                if (size := os.fstat(file.fileno()).st_size) != published.size:
+                    return f"it has {size} octets, and was published with {published.size}"
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            # Of anything else, such as too many open files, it does not follow that something is wrong with the file.
+            return f"it cannot be read: {error.strerror}" if error.errno in (errno.ENOENT, errno.EIO) else None
+        if found != published.sha256:
+            return f"its SHA-256 is {found}, and was {published.sha256}"
+        self._proved[published.ca, published.slot] = (published.file, stamp, now)
+        return None
+
+    def _is_proved(self, published: Published, stamp: tuple[int, ...], now: float) -> bool:
+        file, then, at = self._proved.get((published.ca, published.slot), ("", (), 0.0))
+        return (file, then) == (published.file, stamp) and now - at < PROVE_EVERY_S
+
+    def _set_aside(self, published: Published, problem: str) -> None:
+        """Put the one before in its place: a revocation that only the damaged one had is out of sight until the next one is there."""
+        ca, slot, path = published.ca, published.slot, self.path(published)
+        with self._locked(ca):
+            if self._before(published) != published:
+                return  # replaced meanwhile
+            lost = max(published.number or 0, published.lost or 0)
+            kept = [one for one in self._kept(ca, slot) if one.ca_id == published.ca_id and one.file != published.file]
+            before = next((one for one in kept if self._why_damaged(one) is None), None)
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(path.with_name(f"{slot}.damaged"))
+            if before is None:
+                self._replace_manifest(replace(published, file="", lost=lost))
+            else:
+                # Of the past, so that caches ask again (DST-03).
+                self._replace_manifest(replace(before, lost=lost, next_publication=before.this_update))
+        metrics.CRL_FILES_DAMAGED.labels(ca).inc()
+        served = "no CRL is served" if before is None else f"number {before.number}, the one before it, is served"
+        log.error(
+            "crl_file_damaged", ca=ca, slot=slot, path=str(path), error=problem, consequence=f"{served} until the next"
+        )
+
+    def _kept(self, ca: str, slot: str) -> Iterator[Published]:
+        for path in (self.root / ca).glob(f"{slot}-*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                if (found := Published.from_text(path.read_text("utf-8"))).slot == slot:
+                    yield found
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -121,7 +195,14 @@ class Depot:
             sync(fresh)
             fresh.replace(self.path(published))
             sync(self.path(published).parent)  # the name must be there before the manifest that speaks of it
+            if before is not None and before.file != published.file:
+                self.path(before).with_suffix(".json").write_text(before.to_text(), "utf-8")  # for ``whole``
             self._replace_manifest(published)
+            self._proved[published.ca, published.slot] = (
+                published.file,
+                _stamp(self.path(published)),
+                self._monotonic(),
+            )
             self._prune(published, before)
         return published
 
@@ -170,12 +251,14 @@ class Depot:
 
     def _prune(self, published: Published, before: Published | None) -> None:
         """Keep the file and the one before it, which a reader may be about to open."""
-        kept = {published.file} | ({before.file} if before is not None else set())
+        kept = {published.file.removesuffix(".crl")} | (
+            {before.file.removesuffix(".crl")} if before is not None else set()
+        )
         if before is not None and before.file == published.file:
             return
-        name = re.compile(rf"{re.escape(published.slot)}-(?:\d+|none)-[0-9a-f]{{8}}\.crl")
+        name = re.compile(rf"{re.escape(published.slot)}-(?:\d+|none)-[0-9a-f]{{8}}\.(?:crl|json)")
         for path in (self.root / published.ca).iterdir():
-            if name.fullmatch(path.name) and path.name not in kept:
+            if name.fullmatch(path.name) and path.stem not in kept:
                 path.unlink()
 
     @contextlib.contextmanager
@@ -200,6 +283,12 @@ def _check_newer(published: Published, before: Published) -> None:
         raise CommitConflict(
             f"{before.ca}/{before.slot}: number {before.number} is published, and number {published.number} does not follow it"
         )
+
+
+def _stamp(file: int | Path) -> tuple[int, ...]:
+    """Return what changes with a file when somebody writes to it, or puts another in its place."""
+    found = os.stat(file)  # noqa: PTH116 - also of a descriptor
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def sync(path: Path) -> None:

@@ -84,24 +84,20 @@ class Office:
     def published(self, slot: str) -> Published | None:
         """Return what is published in a slot under the CA's present key.
 
-        One whose manifest is damaged, or whose file is lost or cut short, counts as none: it is issued or fetched anew.
+        One whose manifest is damaged counts as none. One whose file is lost or damaged is set aside (depot.py): what is then
+        returned says so by ``lost``.
         """
         try:
-            found = self.depot.get(self.issuer.name, slot)
+            found = self.depot.whole(self.issuer.name, slot)
         except InvariantBroken as error:
             log.error("crl_manifest_damaged", ca=self.issuer.name, error=str(error))
             return None
-        if found is None or found.ca_id != self.issuer.id:
-            return None
-        if not self.depot.has_file(found):
-            log.error("crl_file_lost", ca=self.issuer.name, path=str(self.depot.path(found)))
-            return None
-        return found
+        return found if found is not None and found.ca_id == self.issuer.id else None
 
     def first_due(self) -> tuple[Published | None, Published | None]:
         """Return of the complete CRLs and of the deltas the one that is due first; None where one is missing.
 
-        ``soonest_ahead`` is that of all shards together: a revocation dated ahead is in one of them alone.
+        ``soonest_ahead`` is that of all shards together: a revocation dated ahead is in one of them alone. So is ``lost``.
         """
         complete = self.crl.complete_slots
         return self._first(complete), self._first([delta_slot(slot) for slot in complete])
@@ -111,7 +107,8 @@ class Office:
         if len(found) < len(slots):
             return None
         ahead = min((one.soonest_ahead for one in found if one.soonest_ahead is not None), default=None)
-        return dataclasses.replace(min(found, key=lambda one: one.next_publication), soonest_ahead=ahead)
+        lost = max((one.lost for one in found if one.lost is not None), default=None)
+        return dataclasses.replace(min(found, key=lambda one: one.next_publication), soonest_ahead=ahead, lost=lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +317,7 @@ class Issue:
             size=built.size,
             sha256=built.sha256,
             entries=built.entries,
-            shares_date=before is not None and before.this_update == instant.as_of,
+            shares_date=before is not None and (before.this_update == instant.as_of or before.lost is not None),
             file="",
             soonest_ahead=built.soonest_ahead,
         )

@@ -179,6 +179,9 @@ class MirroredSlot:
         """Look for a newer CRL if that is due; returns the seconds until it is again."""
         now = self._clock.monotonic()
         if now >= self._look_at:
+            if (found := self._in_depot()) != self.published:
+                self.published = found  # what was there is damaged, or somebody has removed it: it is fetched once more
+                self._place.forget()
             self._look_at = now + (self._every_s if self._look() else min(RETRY_S, self._every_s))
         self._watch_end()
         return self._look_at - now
@@ -246,7 +249,7 @@ class MirroredSlot:
         if self.published is not None and scope_of(crl) != self.scope:
             raise crl.error(
                 f"its issuingDistributionPoint ({scope_text(scope_of(crl))}) is not that of the published one ({scope_text(self.scope)}), so it is of other certificates (RFC 5280 §5.2.5); "
-                f"if the CA has changed it for good, remove {self._depot.manifest(self._issuer.name, self.name)} and send SIGHUP"
+                f"if the CA has changed it for good, remove {self._depot.manifest(self._issuer.name, self.name)}"
             )
         others = [slot for slot in self._slots if slot is not self and slot.kind == self.kind and slot.published]
         check_scope(crl, self._url, {one.scope: one.name for one in others} if self._is_part else None)
@@ -290,7 +293,7 @@ class MirroredSlot:
                 size=crl.size,
                 sha256=sha256,
                 entries=entries,
-                shares_date=before is not None and before.this_update == crl.this_update,
+                shares_date=before is not None and (before.this_update == crl.this_update or before.lost is not None),
                 file="",
             ),
         )
@@ -302,20 +305,17 @@ class MirroredSlot:
 
     def _in_depot(self) -> Published | None:
         try:
-            found = self._depot.get(self._issuer.name, self.name)
+            found = self._depot.whole(self._issuer.name, self.name)
         except InvariantBroken as error:
             log.error("crl_manifest_damaged", ca=self._issuer.name, slot=self.name, error=str(error))
             return None
         if found is None or found.ca_id != self._issuer.id:
             return None
-        if not self._depot.has_file(found):
-            log.error("crl_file_lost", ca=self._issuer.name, path=str(self._depot.path(found)))
-            return None
         try:
             with CRLFile.open(self._depot.path(found)) as crl:
                 self.scope = scope_of(crl)
         except CRLError as error:
-            log.error("crl_file_lost", ca=self._issuer.name, path=str(self._depot.path(found)), error=str(error))
+            log.error("crl_not_read", ca=self._issuer.name, slot=self.name, error=str(error))
             return None
         return found
 

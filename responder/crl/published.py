@@ -18,8 +18,9 @@ class Published:
     numbers. ``slot``: config_crl.FULL, ``delta``, a shard's number, or that with ``-delta``. ``number``: cRLNumber, None
     where a mirrored CRL has none; ``base_number``: BaseCRLNumber of a delta CRL. ``next_publication``: when the next one
     is planned, for HTTP caches. ``sha256``: of the whole DER, hex. ``shares_date``: thisUpdate is the one of the CRL
-    before, so that Last-Modified cannot tell them apart. ``file``: its name within the CA's directory. ``soonest_ahead``: when the first revocation takes effect that is not in it,
-    since it is dated ahead.
+    before, so that Last-Modified cannot tell them apart. ``file``: its name within the CA's directory; "": nothing is served.
+    ``soonest_ahead``: when the first revocation takes effect that is not in it, since it is dated ahead. ``lost``: the CRL of
+    that number followed, and was found damaged: another is due at once (0: it had no number).
     """
 
     ca: str
@@ -36,6 +37,7 @@ class Published:
     shares_date: bool
     file: str
     soonest_ahead: int | None = None
+    lost: int | None = None
 
     @property
     def is_last(self) -> bool:

@@ -265,6 +265,8 @@ class Series:
         if self._replica is not None:
             self._replica.look()
         self._full, self._delta = self.office.first_due()
+        if any(one is not None and one.lost is not None for one in (self._full, self._delta)):
+            self._pace.is_torn = True  # what is served is not the newest
         shards = self.office.crl.shards
         self._look_at = self.office.clock.monotonic() + LOOK_AGAIN_S * max(1, shards / SHARDS_AT_A_LOOK)
         self._show()

@@ -83,11 +83,10 @@ class Replica:
 
     def _has(self, published: Published) -> bool:
         try:
-            here = self._depot.get(published.ca, published.slot)
+            here = self._depot.whole(published.ca, published.slot)
         except InvariantBroken:
             return False  # damaged: fetched anew
-        is_same = here is not None and here.sha256 == published.sha256 and here.ca_id == published.ca_id
-        return is_same and here is not None and self._depot.has_file(here)
+        return here is not None and here.sha256 == published.sha256 and here.ca_id == published.ca_id
 
     def _fetch(self, published: Published) -> None:
         fresh = self._depot.fresh(published.ca)

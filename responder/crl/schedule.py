@@ -41,7 +41,7 @@ class Pace:
 
     ``fell_back``: the last was a complete CRL where a delta was due, but none could be made; upon the new one it can, as a rule.
     ``no_delta_before``: that was so twice in a row: the next is due then.
-    ``is_torn``: this machine has a CRL of which Redis was not told, as its publisher ended in between.
+    ``is_torn``: this machine has a CRL of which Redis was not told, as its publisher ended in between, or its newest was lost.
     """
 
     urgent_since: float | None = None

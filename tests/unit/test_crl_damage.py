@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from responder import metrics
 from responder.config import load_config
 from responder.crl.publisher import Publisher, Series, open_series
 from responder.issuers import Issuers
@@ -100,3 +101,36 @@ def test_what_is_published_cannot_be_read(make_office: MakeOffice) -> None:
     office.turn()
     assert office.number() == 2
     assert b'"number": 2' in office.room.server.client().hget(key, "published:full")
+
+
+@pytest.mark.parametrize("is_bare", [False, True], ids=["with one before it", "the first"])
+def test_a_file_that_was_changed_is_issued_anew(make_office: MakeOffice, is_bare: bool) -> None:
+    """At the same size: at once, though nothing is due and there is no news; until then clients get the one before it."""
+    office = make_office("share = false")  # else it is fetched from Redis
+    office.turn()
+    if not is_bare:
+        office.revoke(1)
+        office.settle()
+    published = office.depot.get("corp", "full")
+    assert published is not None
+    number = published.number or 0
+    path = office.depot.path(published)
+    body = path.read_bytes()
+    path.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+    counted = metrics.CRL_FILES_DAMAGED.labels("corp")
+    before, key = counted._value.get(), office.room.directory / "ca.key"
+    key.rename(key.with_suffix(".away"))
+    office.new_publisher()
+    for _ in range(3):
+        office.pass_time(6, source_is_read=False)
+    assert counted._value.get() == before + 1
+    assert office.number() == (None if is_bare else number - 1)
+    key.with_suffix(".away").rename(key)
+    office.pass_time(61, source_is_read=False)
+    assert office.read().number == number + 1
+    assert office.read().serials.keys() == ({2, 3} if is_bare else {1, 2, 3})
+    made = office.depot.get("corp", "full")
+    assert made is not None
+    assert made.lost is None
+    office.pass_time(60)
+    assert office.number() == number + 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from responder.crl.depot import Depot
+from responder.crl.depot import PROVE_EVERY_S, Depot
 from responder.crl.published import NO_NEXT_UPDATE, Published
 from responder.errors import CommitConflict, InvariantBroken
 
@@ -210,6 +212,103 @@ def test_a_damaged_manifest_is_said_and_mended(depot: Depot, damage: Callable[[s
         depot.open("corp", "full")
     newer = put(depot, b"two", 2)
     assert read(depot) == (newer, b"two")
+
+
+def flip(path: Path) -> None:
+    """Change one bit, as a disk does: neither size nor times tell."""
+    before = path.stat()
+    body = bytearray(path.read_bytes())
+    body[-1] ^= 1
+    path.write_bytes(body)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (flip, "its SHA-256 is"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "it has 3 octets, and was published with 4"),
+        (lambda path: path.unlink(), "it cannot be read: No such file"),
+    ],
+    ids=["a bit", "its end", "all of it"],
+)
+def test_the_one_before_is_served_in_a_damaged_ones_place(
+    depot: Depot, damage: Callable[[Path], None], problem: str
+) -> None:
+    """Until the next comes, above the number that was lost; where there is none before it, nothing is served."""
+    put(depot, b"zero", 0)
+    before, newest = put(depot, b"one", 1), put(depot, b"last", 2, this_update=2000)
+    assert depot.whole("corp", "full") == newest
+    damage(depot.path(newest))
+    with capture_logs() as logs:
+        restored = Depot(depot.root).whole("corp", "full")  # another process, which has read nothing yet
+    assert restored == replace(before, lost=2, next_publication=before.this_update)
+    assert problem in logs[0]["error"]
+    assert (logs[0]["event"], logs[0]["consequence"]) == (
+        "crl_file_damaged",
+        "number 1, the one before it, is served until the next",
+    )
+    assert depot.whole("corp", "full") == restored
+    assert read(depot) == (restored, b"one")
+    assert depot.largest_number(newest.ca_id) == 2
+    flip(depot.path(restored))
+    assert depot.whole("corp", "full") is None
+    assert depot.open("corp", "full") is None
+    assert depot.largest_number(newest.ca_id) == 2
+    again = put(depot, b"last", 2, this_update=2000)  # fetched once more
+    assert again == newest
+    assert read(depot) == (newest, b"last")
+    put(depot, b"two", 3, this_update=2001)
+    names = {path.name for path in (depot.root / "corp").iterdir()}
+    assert len([name for name in names if name.startswith("full-")]) == 3  # two CRLs, and what is known of the older
+
+
+def test_a_file_is_read_when_it_may_have_changed_and_seldom_otherwise(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the workers; once by a process that starts; when somebody has touched it; and every few hours."""
+    read_files = []
+
+    def counting(file: Any, digest: str) -> Any:
+        read_files.append(file.name)
+        return real(file, digest)
+
+    real = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    now = [0.0]
+    depot = Depot(depot.root, lambda: now[0])
+
+    def times(of: Depot) -> int:
+        read_files.clear()
+        for _ in range(3):
+            assert of.whole("corp", "full") == published
+            assert read(of) == (published, b"one")
+        return len(read_files)
+
+    published = put(depot, b"one")
+    assert times(depot) == 0  # hashed while it was made
+    assert times(Depot(depot.root)) == 1
+    depot.path(published).write_bytes(b"one")
+    assert times(depot) == 1
+    now[0] += PROVE_EVERY_S
+    assert times(depot) == 1
+
+
+def test_a_damaged_one_that_was_replaced_meanwhile(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sets it aside looks again once it is his turn."""
+    put(depot, b"one")
+    flip(depot.path(put(depot, b"two", 2)))
+    reader, set_aside = Depot(depot.root), Depot._set_aside
+
+    def late(self: Depot, published: Published, problem: str) -> None:
+        monkeypatch.setattr(Depot, "_set_aside", set_aside)
+        put(depot, b"three", 3)
+        set_aside(self, published, problem)
+
+    monkeypatch.setattr(Depot, "_set_aside", late)
+    found = reader.whole("corp", "full")
+    assert found is not None
+    assert (found.number, found.lost) == (3, None)
 
 
 def test_what_a_crash_left_is_swept(depot: Depot) -> None:

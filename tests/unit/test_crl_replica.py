@@ -203,6 +203,9 @@ def test_damaged_here(room: Room) -> None:
     room.depots[0].path(published).unlink()
     assert room.replicas[0].look() == 1
     assert room.read(0) == b"good"
+    room.depots[0].path(published).write_bytes(b"goof")
+    assert room.replicas[0].look() == 1
+    assert room.read(0) == b"good"
 
 
 def test_pace(room: Room) -> None:
