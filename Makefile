@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Two processes share the tests, file by file, the long ones first, which come first by name too. The many Python processes that
+# tests start are to find compiled files, even where the environment says that none are written.
+TESTS := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.built
 SOURCES := pyproject.toml setup.py .ci/constraints.txt $(wildcard fastpath/*.pyx fastpath/*.pxd responder/*/*.pyx)
 
@@ -22,7 +25,7 @@ run: build
 test: build
 	@.ci/need test
 	$(MAKE) --no-print-directory lint
-	$(VENV)/bin/python -m pytest
+	$(TESTS)
 
 lint: build
 	$(VENV)/bin/ruff check .

@@ -94,7 +94,7 @@ def _started(command: list[str], log: Path, how: dict[str, object], url: str, li
                 process.kill()
                 process.wait()
                 pytest.fail(f"{command[0]} did not start: {log.read_text()[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(0.01)
         else:
             return process
 

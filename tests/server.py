@@ -23,7 +23,7 @@ from cryptography.x509 import ocsp
 from tests.pki import PKI, Leaf, utc
 
 READY_WITHIN_S = 40.0
-POLL_S = 0.05
+POLL_S = 0.01
 
 T = TypeVar("T")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.components import need
+from tests.ports import free_port
 
 SLAPD = "/usr/sbin/slapd"
 SCHEMA = Path("/etc/ldap/schema/core.schema")
@@ -33,9 +34,7 @@ class Slapd:
         """``schema``: further attribute types and object classes, as slapd.conf spells them."""
         self.directory = Path(tempfile.mkdtemp(prefix="rc-slapd-"))
         (self.directory / "db").mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         (self.directory / "slapd.conf").write_text(
             f"include {SCHEMA}\n{schema}\npidfile {self.directory}/slapd.pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n"
             f'database mdb\nsuffix "{SUFFIX}"\nrootdn "{ADMIN}"\nrootpw {_ADMIN_PASSWORD}\n'

@@ -1,11 +1,10 @@
-"""A running Revocast for each kind of CA, and certificates of every status in it."""
+"""A running Revocast with a CA of each kind, and certificates of every status in them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import pytest
 from cryptography.x509 import ocsp
@@ -25,7 +24,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class World:
-    """One CA, its responder, and a certificate of each kind."""
+    """One CA, the responder, and a certificate of each kind."""
 
     server: Revocast
     ca: PKI
@@ -39,39 +38,36 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], World]]:
-    """Give the world of a kind, started when first asked for."""
-    started: list[Revocast] = []
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World]]:
+    """Give the world of each kind, all of them with one responder."""
+    directory = tmp_path_factory.mktemp("worlds")
+    cas, sections = {}, []
+    for kind, (ca_key, signer_key, certid) in KINDS.items():
+        ca = make_ca(directory / kind, ca_key, name=f"Example {kind} CA", label=kind)
+        cas[kind] = PKI(**{**vars(ca), "signer": make_signer(ca, signer_key)}) if signer_key else ca
+        write_index(directory / kind / "index.txt", [])
+        terms = f', unassigned = "unknown", certid = "{certid}"'
+        sections.append(ca_section(kind, cas[kind], directory / kind / "index.txt", extra_ocsp=terms))
+    with Revocast(directory / "server", sections) as server:
+        made = {kind: _world(server, kind, ca) for kind, ca in cas.items()}
+        for world in made.values():
+            server.wait_for(world.good, world.ca, ocsp.OCSPCertStatus.GOOD)
+            server.wait_for(world.revoked, world.ca, ocsp.OCSPCertStatus.REVOKED)
+        yield made
 
-    @cache
-    def world(kind: str) -> World:
-        ca_key, signer_key, certid = KINDS[kind]
-        directory = tmp_path_factory.mktemp(kind)
-        ca = make_ca(directory / "ca", ca_key, name=f"Example {kind} CA")
-        if signer_key:
-            ca = PKI(**{**vars(ca), "signer": make_signer(ca, signer_key)})
-        stranger = make_ca(directory / "stranger", ca_key, name="Example Stranger CA", label="stranger")
-        index = directory / "index.txt"
-        write_index(index, [])
-        section = ca_section("corp", ca, index, extra_ocsp=f', unassigned = "unknown", certid = "{certid}"')
-        server = Revocast(directory / "server", [section])
-        started.append(server)
-        server.start()
-        # The certificates name the responder (NSS asks nobody else), so its port has to be known first.
-        good, revoked, unknown = (make_leaf(ca, host=f"{n}.example-shop.com", ocsp_url=server.url) for n in "abc")
-        foreign = make_leaf(stranger, host="d.example-shop.com", ocsp_url=server.url)
-        revoked_at = int(time.time()) - 7200
-        write_index(index, [index_line(good), index_line(revoked, revoked_at, "keyCompromise")])
-        server.wait_for(good, ca, ocsp.OCSPCertStatus.GOOD)
-        server.wait_for(revoked, ca, ocsp.OCSPCertStatus.REVOKED)
-        return World(server, ca, certid, good, revoked, revoked_at, unknown, stranger, foreign)
 
-    yield world
-    for server in started:
-        server.stop()
+def _world(server: Revocast, kind: str, ca: PKI) -> World:
+    ca_key, _, certid = KINDS[kind]
+    stranger = make_ca(ca.directory / "stranger", ca_key, name="Example Stranger CA", label="stranger")
+    # The certificates name the responder (NSS asks nobody else), so its port has to be known first.
+    good, revoked, unknown = (make_leaf(ca, host=f"{n}.example-shop.com", ocsp_url=server.url) for n in "abc")
+    foreign = make_leaf(stranger, host="d.example-shop.com", ocsp_url=server.url)
+    revoked_at = int(time.time()) - 7200
+    write_index(ca.directory / "index.txt", [index_line(good), index_line(revoked, revoked_at, "keyCompromise")])
+    return World(server, ca, certid, good, revoked, revoked_at, unknown, stranger, foreign)
 
 
 @pytest.fixture(params=sorted(KINDS))
-def world(request: pytest.FixtureRequest, worlds: Callable[[str], World]) -> World:
+def world(request: pytest.FixtureRequest, worlds: dict[str, World]) -> World:
     """Each kind of CA in turn."""
-    return worlds(request.param)
+    return worlds[request.param]

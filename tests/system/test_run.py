@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -60,13 +61,35 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return Shop(tmp_path_factory.mktemp("shop"))
 
 
-@pytest.fixture
-def running(shop: Shop, tmp_path: Path) -> Iterator[Revocast]:
+@contextmanager
+def serving(directory: Path, shop: Shop) -> Iterator[Revocast]:
     """A `revocast run` with two workers that has signed everything."""
-    with Revocast(tmp_path / "run", [shop.section()], workers=2) as server:
+    with Revocast(directory, [shop.section()], workers=2) as server:
         server.wait_for(shop.good, shop.ca, GOOD)
         server.wait_for(shop.revoked, shop.ca, REVOKED)
         yield server
+
+
+@pytest.fixture
+def running(shop: Shop, tmp_path: Path) -> Iterator[Revocast]:
+    """A server of the test's own."""
+    with serving(tmp_path / "run", shop) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def _lasting(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Revocast]:
+    with serving(tmp_path_factory.mktemp("lasting"), shop) as server:
+        yield server
+
+
+@pytest.fixture
+def lasting(shop: Shop, _lasting: Revocast) -> Revocast:
+    """The server of all tests that leave its roles at work on what they had: its file as at first, its log empty."""
+    _lasting.sections = [shop.section()]
+    _lasting.write_config()
+    (_lasting.directory / "stderr.log").write_bytes(b"")  # which it appends to
+    return _lasting
 
 
 def test_sigterm_stops_everything_in_time(shop: Shop, tmp_path: Path) -> None:
@@ -99,15 +122,15 @@ def test_a_killed_supervisor_takes_its_roles_with_it(shop: Shop, tmp_path: Path)
 
 
 @pytest.mark.parametrize("role", ["follow", "presign", "worker-0", "admin"])
-def test_a_role_that_dies_is_started_again(shop: Shop, running: Revocast, role: str) -> None:
+def test_a_role_that_dies_is_started_again(shop: Shop, lasting: Revocast, role: str) -> None:
     """kill -9 of a role: another takes its place, and queries are answered."""
-    assert running.process is not None
-    pid = running.process.pid
+    assert lasting.process is not None
+    pid = lasting.process.pid
     before = wait_until(role, lambda: children(pid).get(role))
     os.kill(before, signal.SIGKILL)
     wait_until(f"another {role}", lambda: children(pid).get(role, before) != before)
-    running.wait_for(shop.good, shop.ca, GOOD)
-    assert '"event": "role_died"' in running.log
+    lasting.wait_for(shop.good, shop.ca, GOOD)
+    assert '"event": "role_died"' in lasting.log
 
 
 def test_sighup_takes_up_a_changed_file(shop: Shop, running: Revocast, tmp_path: Path) -> None:
@@ -129,46 +152,46 @@ def test_sighup_takes_up_a_changed_file(shop: Shop, running: Revocast, tmp_path:
     assert children(running.process.pid)["worker-0"] != old_worker
 
 
-def test_sighup_keeps_the_old_configuration_where_the_new_one_is_wrong(shop: Shop, running: Revocast) -> None:
+def test_sighup_keeps_the_old_configuration_where_the_new_one_is_wrong(shop: Shop, lasting: Revocast) -> None:
     """A broken edit changes nothing, is named in the log, and does not stop a role that has to start again."""
-    running.config.write_text(running.config.read_text().replace("workers = 2", "wokers = 2"))
-    assert running.process is not None
-    pid = running.process.pid
-    running.process.send_signal(signal.SIGHUP)
-    wait_until("the refusal", lambda: "reload_refused" in running.log)
-    assert "http.wokers" in running.log
+    lasting.config.write_text(lasting.config.read_text().replace("workers = 2", "wokers = 2"))
+    assert lasting.process is not None
+    pid = lasting.process.pid
+    lasting.process.send_signal(signal.SIGHUP)
+    wait_until("the refusal", lambda: "reload_refused" in lasting.log)
+    assert "http.wokers" in lasting.log
     before = children(pid)["worker-1"]
     os.kill(before, signal.SIGKILL)
     wait_until("another worker", lambda: children(pid).get("worker-1", before) != before)
-    running.wait_for(shop.good, shop.ca, GOOD)
+    lasting.wait_for(shop.good, shop.ca, GOOD)
 
 
-def test_sighup_refuses_a_key_that_does_not_sign(shop: Shop, running: Revocast, tmp_path: Path) -> None:
+def test_sighup_refuses_a_key_that_does_not_sign(shop: Shop, lasting: Revocast, tmp_path: Path) -> None:
     """What would not have been started is not taken up either: the roles at work stay, and the log says why."""
     foreign = make_signer(make_ca(tmp_path / "other"), directory=tmp_path, label="foreign")
-    assert running.process is not None
-    before = children(running.process.pid)
-    running.sections = [shop.section().replace(str(shop.ca.answer_signer.key_path), str(foreign.key_path))]
-    running.write_config()
-    running.process.send_signal(signal.SIGHUP)
-    wait_until("the refusal", lambda: "reload_refused" in running.log)
-    assert "ca[corp].ocsp" in running.log
-    assert children(running.process.pid) == before
-    running.wait_for(shop.good, shop.ca, GOOD)
+    assert lasting.process is not None
+    before = children(lasting.process.pid)
+    lasting.sections = [shop.section().replace(str(shop.ca.answer_signer.key_path), str(foreign.key_path))]
+    lasting.write_config()
+    lasting.process.send_signal(signal.SIGHUP)
+    wait_until("the refusal", lambda: "reload_refused" in lasting.log)
+    assert "ca[corp].ocsp" in lasting.log
+    assert children(lasting.process.pid) == before
+    lasting.wait_for(shop.good, shop.ca, GOOD)
 
 
-def test_a_refused_reload_leaves_no_socket_without_a_worker(shop: Shop, running: Revocast) -> None:
+def test_a_refused_reload_leaves_no_socket_without_a_worker(shop: Shop, lasting: Revocast) -> None:
     """Sockets that were opened for a configuration that is then refused take no connections away."""
-    assert running.process is not None
+    assert lasting.process is not None
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        text = running.config.read_text().replace("workers = 2", "workers = 6")
+        text = lasting.config.read_text().replace("workers = 2", "workers = 6")
         wanted = f'[admin]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"'
-        running.config.write_text(text.replace('[admin]\nlisten = "127.0.0.1:0"', wanted))
-        running.process.send_signal(signal.SIGHUP)
-        wait_until("the refusal", lambda: "reload_refused" in running.log)
-    assert "admin.listen" in running.log
+        lasting.config.write_text(text.replace('[admin]\nlisten = "127.0.0.1:0"', wanted))
+        lasting.process.send_signal(signal.SIGHUP)
+        wait_until("the refusal", lambda: "reload_refused" in lasting.log)
+    assert "admin.listen" in lasting.log
     for _ in range(30):  # each a connection of its own, which the kernel gives to one of the sockets
-        assert running.query(shop.good, shop.ca).certificate_status is GOOD
+        assert lasting.query(shop.good, shop.ca).certificate_status is GOOD
 
 
 def test_sigterm_amid_a_reload_stops_everything_in_order(shop: Shop, running: Revocast) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from responder.store.layout import Layout, serial_hash
 from responder.store.link import refusal
 from responder.store.redis_store import Store
 from responder.store.values import AnswerBucket, Change, SignedAnswer
+from tests.ports import free_port
 from tests.redis_fixture import RedisServer
 from tests.store_room import CA, GOOD, NAMES, REVOKED, open_ca, put, serials_of
 
@@ -220,14 +220,6 @@ def test_urls(tmp_path: Path, url: str, expected: tuple[Any, ...]) -> None:
 def test_urls_that_mean_nothing(tmp_path: Path, url: str) -> None:
     with pytest.raises(OperatorError, match=r"redis\.url"):
         target.target_of(config(tmp_path, url=url, **user()), "follow")
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago; redis-server cannot bind port 0 and tell."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
