@@ -32,6 +32,9 @@ log = get_logger(__name__)
 
 MAX_RECORD = 1 << 18  # characters of one certificate's record; real ones have some hundred
 BLOCK = 1 << 20
+# A report is complete when AWS puts it into the bucket, and whoever copies it writes it in one go. So one whose last row has
+# no line end is complete too, once nobody has written to it for this long.
+SETTLED_S = 60.0
 _NEEDED = ("serial", "notAfter", "revokedAt")
 _BETWEEN = " \t\r\n,"
 
@@ -70,14 +73,21 @@ class AwsPcaLoader:
         self._has_warned = False
 
     def peek(self) -> str:
-        """Return the newest report's state; raises SourceUnavailable."""
-        return file_state(self._newest(), self._clock)
+        """Return the newest report's state; raises SourceUnavailable. It changes once a report without an end is settled."""
+        path = self._newest()
+        state = file_state(path, self._clock)
+        file, changed_at = open_source(path, self._clock)
+        with file:
+            return state + ("" if _has_end(file) or self._is_settled(changed_at) else ":open")
+
+    def _is_settled(self, changed_at: float) -> bool:
+        return self._clock.now() - changed_at >= SETTLED_S
 
     def snapshot(self) -> ItemSnapshot:
         """Open the newest report for one reading; raises SourceUnavailable."""
         path = self._newest()
         file, as_of = open_source(path, self._clock)
-        report = Report(path, file, self._arn)
+        report = Report(path, file, self._arn, is_settled=self._is_settled(as_of))
         if self._arn is None and not self._has_warned:
             self._has_warned = True
             log.warning("source_owner_unchecked", source=str(path), ca=self._issuer.name)
@@ -95,7 +105,7 @@ class AwsPcaLoader:
         path = self._newest()
         file, _ = open_source(path, self._clock)
         with file:
-            return [FoundIssuer(arn) for arn in Report(path, file, None).arns()]
+            return [FoundIssuer(arn) for arn in Report(path, file, None, is_settled=True).arns()]
 
     def _newest(self) -> Path:
         if not self._path.is_dir():
@@ -110,10 +120,12 @@ class AwsPcaLoader:
 
 
 class Report:
-    """One open report. ``is_whole`` is known once ``items`` is at its end."""
+    """One open report. ``is_whole`` is known once ``items`` is at its end; ``is_settled``: nobody writes to it any more."""
 
-    def __init__(self, path: Path, file: BinaryIO, arn: str | None) -> None:
+    def __init__(self, path: Path, file: BinaryIO, arn: str | None, *, is_settled: bool) -> None:
         self._path = path
+        self._is_settled = is_settled
+        self._before = os.fstat(file.fileno())
         self._file = file
         self._arn = arn
         self.is_whole = True
@@ -144,6 +156,9 @@ class Report:
                     octets = item.serial_octets if not isinstance(item, tuple) else item[0]
                     if octets is None or octets not in revoked:
                         yield item
+            after, before = os.fstat(self._file.fileno()), self._before
+            if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
+                self.is_whole = False
         except OSError as error:
             raise SourceUnavailable(f"{self._path}: cannot be read: {error.strerror}") from error
 
@@ -244,17 +259,26 @@ class Report:
             if record.count('"') % 2 and len(record) < MAX_RECORD:
                 continue  # a line end within quotes
             cells = _cells(record) if record.strip() else []
-            is_broken = not line.endswith("\n")
-            if cells is None or (cells and len(cells) != len(head)):
+            is_odd = cells is None or (bool(cells) and len(cells) != len(head))
+            if not line.endswith("\n") and (is_odd or not self._is_settled):
+                self.is_whole = False
+            if is_odd:
                 yield str(started), f"{len(cells or [])} columns instead of {len(head)}"
             elif cells:
                 yield str(started), dict(zip(head, cells, strict=True))
             record, started = "", number + 1
-            if is_broken:
-                self.is_whole = False
         if record:
             self.is_whole = False
             yield str(started), "the report breaks off here"
+
+
+def _has_end(file: BinaryIO) -> bool:
+    """Say whether a report ends in a line's end (CSV) or in its own (JSON)."""
+    try:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) in (b"\n", b"]")
+    except OSError:
+        return True  # an empty file, of which something else is said
 
 
 def _cells(record: str) -> list[str] | None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loaders.aws_pca import AwsPcaLoader, AwsPcaOptions
+from loaders.aws_pca import SETTLED_S, AwsPcaLoader, AwsPcaOptions
 from responder.clock import ManualClock
 from responder.errors import SourceUnavailable
 from tests.loader_reading import NOW, Read, issuer_of
@@ -159,10 +159,46 @@ def test_a_report_that_breaks_off_is_not_whole(form: object, ca: PKI) -> None:
     assert callable(form)
     text = form([record(f"{at:02x}") for at in range(1, 9)])
     assert read(text, ca).whole
-    for cut in (20, len(text) // 2):
+    for cut in (60, len(text) // 2):
         got = read(text[:-cut], ca)
         assert not got.whole
         assert got.statuses
+
+
+def test_a_report_without_a_last_line_end_is_whole_once_it_is_settled(ca: PKI, tmp_path: Path) -> None:
+    """Nobody has written to it for a minute: until then it may be half copied. The state tells when to read it again."""
+    path = tmp_path / "report.csv"
+    path.write_text(as_csv([record("01"), record("02")]).rstrip())
+    os.utime(path, (NOW - SETTLED_S + 1, NOW - SETTLED_S + 1))
+    clock = ManualClock(NOW)
+    made = AwsPcaOptions(path=path)
+    loader = AwsPcaLoader(made, issuer_of(ca.certificate_path), (), clock)
+    state = loader.peek()
+    got = Read(loader)
+    assert not got.whole
+    assert sorted(got.statuses) == ["01", "02"]
+    clock.advance(1)
+    assert loader.peek() != state
+    assert Read(loader).whole
+    assert Read(loader).fingerprint == got.fingerprint
+    path.write_text(as_csv([record("01"), record("02", templateArn=None)]).rstrip().rstrip(","))
+    os.utime(path, (NOW - 1000, NOW - 1000))
+    cut = Read(loader)
+    assert not cut.whole
+    assert "columns instead of 11" in cut.rejected[0].reason
+
+
+@both
+def test_a_report_that_is_written_while_it_is_read_is_not_whole(form: object, ca: PKI, tmp_path: Path) -> None:
+    """Its rows hold, what is not among them says nothing."""
+    assert callable(form)
+    path = tmp_path / "report"
+    path.write_text(form([record("01")]))
+    snapshot = loader_of(path, ca).snapshot()
+    with path.open("a") as file:
+        file.write("\n")
+    assert [row for batch in snapshot.batches() for row in batch.rows]
+    assert not snapshot.whole
 
 
 @pytest.mark.parametrize(
