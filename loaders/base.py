@@ -19,6 +19,7 @@ from responder.clock import Clock
 from responder.config import HOUR_S, Duration
 from responder.errors import LoadError
 from responder.issuers import Issuer
+from responder.revocation import Signal
 
 # A certificate's status as a source tells it: the serial's DER INTEGER contents octets and the text of
 # ``responder.model.Status``. A plain tuple: a million are made in a load, and a tuple is the cheapest value there is.
@@ -64,7 +65,8 @@ class Snapshot(Protocol):
     """One whole reading of a source. Read ``batches`` to its end once; the rest is known only then.
 
     A snapshot of a loader that has ``changes`` also has ``cursor: str``, as in ``Changes``. One that says itself until
-    when it holds, as a CRL does, also has ``until: float`` (POSIX seconds): no answer is made to last longer.
+    when it holds, as a CRL does, also has ``until: float`` (POSIX seconds): no answer is made to last longer. One of two
+    sources also has ``issued_rows: int``, those of its list of the issued, which alone are counted for max_shrink.
     """
 
     as_of: float  # POSIX seconds: the moment before the reading began, or a copy's own time; known at once
@@ -82,7 +84,10 @@ class Snapshot(Protocol):
 
 
 class Changes(Protocol):
-    """The rows that a source changed since a cursor. Read ``batches`` to its end once; ``cursor`` is known only then."""
+    """The rows that a source changed since a cursor. Read ``batches`` to its end once; ``cursor`` is known only then.
+
+    It may have ``until``, as a Snapshot. One that has ``wants_pass`` true asks for a whole pass, before which as_of stays.
+    """
 
     as_of: float  # POSIX seconds: the moment before the reading began
     cursor: str  # where the next reading goes on; opaque to all but the loader
@@ -240,9 +245,19 @@ class CursorLost(Exception):
 def is_consistent(loader: Loader) -> bool:
     """Say whether each reading is one consistent view of a live source, as of every Incremental loader.
 
-    Others say it with an attribute ``consistent = True``.
+    Others say it with an attribute ``consistent = True``, and one whose changes are only a part of it with False.
     """
-    return isinstance(loader, Incremental) or bool(getattr(loader, "consistent", False))
+    return bool(getattr(loader, "consistent", isinstance(loader, Incremental)))
+
+
+def signal_of(loader: Loader) -> Signal:
+    """Return what a good row of a believed reading states (responder.revocation).
+
+    A loader whose good rows only say that a certificate was issued has an attribute ``goods_say_issued = True``.
+    """
+    if getattr(loader, "goods_say_issued", False):
+        return "issued"
+    return "release" if loader.good_releases_hold else "row"
 
 
 # How the registry makes a loader: its checked options, its CA, the other CAs that share the source, and the time.

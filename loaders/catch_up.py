@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from loaders.base import Batch, CursorLost, Incremental, Loader, Row
+from loaders.base import Batch, CursorLost, Incremental, Loader, Row, signal_of
 from loaders.duplicates import without_duplicates
 from loaders.reading import PassReport, Reading, refuse_holds
 from responder.clock import Clock, format_utc
@@ -93,6 +93,7 @@ class CatchUp:
             self.forget(cursor=True)
             return PassReport(self._issuer.name, self._clock.now(), whole=False)
         report, reading = PassReport(self._issuer.name, changes.as_of), Reading()
+        report.until = getattr(changes, "until", None)
         self._good.clear()
         self._not_good.clear()
         try:
@@ -105,13 +106,15 @@ class CatchUp:
             self.cursor = changes.cursor
         finally:
             changes.close()
-        report.presumed = reading.presumed
-        report.settled = True
+        report.presumed, report.as_of = reading.presumed, changes.as_of
+        report.settled, report.whole = True, not getattr(changes, "wants_pass", False)
         return report
 
     def _take(self, batch: Batch, report: PassReport, reading: Reading) -> None:
         now = self._clock.now()
-        rows, conflicts = without_duplicates([(b"", *row) for row in batch.rows], self._loader.name)
+        rows, conflicts = without_duplicates(
+            [(b"", *row) for row in batch.rows], self._loader.name, signal_of(self._loader)
+        )
         for error in [*conflicts, *batch.rejected]:
             if self.is_news(error):
                 report.reject(error)
@@ -141,8 +144,8 @@ class CatchUp:
 
         They wait for its end: two tables may speak of one certificate, and good must not stand until the second comes.
         """
-        signal: Signal = "release" if self._loader.good_releases_hold else "row"
-        self._apply([row for row in self._good.items() if row[0] not in self._not_good], signal, report)
+        rows = [row for row in self._good.items() if row[0] not in self._not_good]
+        self._apply(rows, signal_of(self._loader), report)
         self._good.clear()
 
     def _apply(self, rows: list[Row], signal: Signal, report: PassReport) -> None:

@@ -26,7 +26,7 @@ from loaders.discovery import issuer_lines
 from loaders.follow import follow_all
 from loaders.reconcile import reconcile_ca
 from loaders.reconcile import report_lines as comparison_lines
-from loaders.registry import open_loader
+from loaders.registry import open_loader, parts_of
 from loaders.report import report_lines
 from loaders.runner import Progress as PassProgress
 from loaders.runner import load_ca
@@ -76,15 +76,16 @@ def sources(config: ConfigFile) -> None:
     _, issuers = open_config(config)
     for issuer in issuers:
         loader, options = open_loader(issuers, issuer, str(config), SystemClock())
-        can = [
-            "lists what was issued" if loader.lists_issued else "lists the revoked alone",
-            "by what changed" if isinstance(loader, Incremental) else "as a whole",
-            "one consistent view each time" if is_consistent(loader) else "confirmed by a second reading",
-            f"whole each {options.reconcile} s",
-        ]
-        typer.echo(f"{issuer.name}: {issuer.config.source.type} {loader.name}: {', '.join(can)}")
-        for line in issuer_lines(loader, issuers):
-            typer.echo(f"{issuer.name}:   {line}")
+        for kind, part in parts_of(loader, issuer):
+            can = [
+                "lists what was issued" if part.lists_issued else "lists the revoked alone",
+                "by what changed" if isinstance(part, Incremental) else "as a whole",
+                "one consistent view each time" if is_consistent(part) else "confirmed by a second reading",
+                f"whole each {options.reconcile} s",
+            ]
+            typer.echo(f"{issuer.name}: {kind} {part.name}: {', '.join(can)}")
+            for line in issuer_lines(part, issuers):
+                typer.echo(f"{issuer.name}:   {line}")
 
 
 def reconcile(

@@ -257,6 +257,7 @@ class CRLLoader:
     good_releases_hold = False  # removeFromCRL alone does; an entry that is gone may have expired
     follows_clock = False  # it is known as of its thisUpdate
     consistent = True  # a signed file
+    takes_issued_list = True  # its snapshots' fingerprints are known at once (loaders/issued.py)
 
     def __init__(self, options: LoaderOptions, issuer: Issuer, siblings: Sequence[Issuer], clock: Clock) -> None:
         """Raises ConfigError."""

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from loaders.spool import SpooledRow
 from responder.errors import LoadError
 from responder.model import CertStatus, Status
+from responder.revocation import Signal
 
 
-def without_duplicates(rows: Sequence[SpooledRow], source: str) -> tuple[Sequence[SpooledRow], list[LoadError]]:
+def without_duplicates(
+    rows: Sequence[SpooledRow], source: str, signal: Signal = "row"
+) -> tuple[Sequence[SpooledRow], list[LoadError]]:
     """Return the rows with each serial once, and a LoadError for each serial whose rows disagree.
 
     Rows that say the same are no conflict. Else revoked holds against good, a permanent revocation against a hold, the
-    earlier revocation against the later, and the later expiry against the earlier: never the laxer of two.
+    earlier revocation against the later, and the later expiry against the earlier: never the laxer of two. ``signal``:
+    what good rows state; of the issued they contradict no revocation.
     """
     by_serial = {serial: text for _, serial, text in rows}
     if len(by_serial) == len(rows):
@@ -24,6 +28,11 @@ def without_duplicates(rows: Sequence[SpooledRow], source: str) -> tuple[Sequenc
             conflicts.setdefault(serial, {by_serial[serial]}).add(text)
     errors: list[LoadError] = []
     for serial, texts in conflicts.items():
+        if signal == "issued" and (revoked := {text for text in texts if text.startswith("revoked")}):
+            texts = revoked
+            if len(texts) == 1:
+                (by_serial[serial],) = texts
+                continue
         ranked = sorted(texts, key=lambda text: (_strictness(Status.from_text(text)), text))
         by_serial[serial] = ranked[0]
         said = " and ".join(repr(text) for text in ranked)

@@ -81,6 +81,7 @@ class CAFollower:
         self._next_pass_at = 0.0  # monotonic; a pass that wants to be confirmed is done again then
         self._reconcile_at = 0.0
         self._is_current = False  # a whole pass is in since the store was last doubted: changes may move as_of
+        self._owes_pass = False  # the changes have asked for one
         self._changes_at = 0.0
         self._poll_s = float(self._options.poll or (POLL_DATABASE_S if self._is_incremental else POLL_S))
         self._as_of = 0.0  # last written
@@ -202,16 +203,19 @@ class CAFollower:
             self._journal_ends = self._store.journal_ends()
         if not report.whole:
             self._redo()
+            self._is_current, self._owes_pass = False, True
         elif self._is_current:
+            self._until = report.until
             self._move_as_of(report.as_of, at_once=report.done.changed > 0)
 
     def _pass(self, peeked: str) -> None:
         assert self._runner is not None and self._store is not None  # noqa: S101, PT018 - _watch_store has made them
+        self._owes_pass = False
         report = self._runner.run(meanwhile=self._meanwhile)
         # Of this pass's own commits too: if the store loses them before the next look, its numbers go back.
         self._journal_ends = self._store.journal_ends()
         # What was peeked before the reading: a change in between is seen as one afterwards.
-        self._peeked = peeked
+        self._peeked = None if self._owes_pass else peeked
         if self._clock.monotonic() >= self._reconcile_at:
             again_s = self._options.reconcile
             if report.shrunk_from is not None and self._is_incremental:
@@ -223,7 +227,7 @@ class CAFollower:
             self._report = report
             SOURCE_REJECTED.labels(self._issuer.name).set(report.rejected)
             SOURCE_HELD_BACK.labels(self._issuer.name).set(0 if report.shrunk_from is None else 1)
-        self._is_current = report.settled
+        self._is_current = report.settled and not self._owes_pass
         if report.settled:
             self._as_of, self._until = report.as_of, report.until
             SOURCE_AS_OF.labels(self._issuer.name).set(report.as_of)
@@ -242,7 +246,7 @@ class CAFollower:
             since < 0 and is_ahead(self._as_of, self._clock, self._store)
         ):
             return
-        self._store.set_as_of(self._issuer.id, as_of, cursor=self._runner.saved_cursor)
+        self._store.set_as_of(self._issuer.id, as_of, cursor=self._runner.saved_cursor, until=self._until)
         self._as_of = as_of
         SOURCE_AS_OF.labels(self._issuer.name).set(as_of)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from loaders.base import FoundIssuer
 from loaders.columns import SerialBase, TimeForm, certificate_of, reason_of, seconds_of, serial_octets, shown, text_of
@@ -38,7 +38,8 @@ class MappingOptions(BaseModel):
     )
     not_after: str | None = Field(None, description="Column of the certificate's end.")
     status: str | None = Field(
-        None, description="Column of the status; absent: a row is revoked where it has a `revoked_at`."
+        None,
+        description="Column of the status; absent: a row is revoked where it has a `revoked_at`. A list of the issued beside a CRL (`issued`) needs neither.",
     )
     good: list[str] = Field(
         ["good", "valid", "issued", "active", "v", "0", "false"],
@@ -76,12 +77,13 @@ class MappingOptions(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _enough(self) -> MappingOptions:
+    def _enough(self, info: ValidationInfo) -> MappingOptions:
         if self.serial is None and self.certificate is None:
             raise ValueError("serial or certificate must be there")
         if self.serial is not None and self.certificate is None and self.serial_base is None:
             raise ValueError('serial_base must be there: "dec" or "hex"')
-        if self.status is None and self.revoked_at is None and self.lists == "issued":
+        is_beside = (info.context or {}).get("place") == "issued"  # the CRL says what is revoked
+        if self.status is None and self.revoked_at is None and self.lists == "issued" and not is_beside:
             raise ValueError("status or revoked_at must be there")
         return self
 
@@ -163,7 +165,7 @@ class Mapper:
         options = self._options
         if options.status is None:
             if options.revoked_at is None:
-                return "revoked"
+                return "revoked" if options.lists == "revoked" else "good"
             return "good" if _is_never(row[options.revoked_at]) else "revoked"
         value = row[options.status]
         try:

@@ -20,6 +20,7 @@ class PassReport:
     ca: str
     as_of: float
     listed: int = 0  # rows that were understood
+    counted: int = 0  # those that max_shrink is about
     rejected: int = 0
     errors: list[LoadError] = field(default_factory=list)  # the first KEPT_ERRORS of the rejected
     done: Report = field(default_factory=Report)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cryptography.x509 import ocsp
 
-from loaders.base import Loader
+from loaders.base import Loader, signal_of
 from loaders.duplicates import without_duplicates
 from loaders.reading import Reading, refuse_holds
 from loaders.registry import open_loader
@@ -87,7 +87,7 @@ def compare_source(
         return None  # nobody keeps it
     if old is None:
         return f"the source says {source!r}, Redis has nothing"
-    decision = decide(old, new, signal="release" if loader.good_releases_hold else "row", now=now)
+    decision = decide(old, new, signal=signal_of(loader), now=now)
     if decision.refused is Refused.OPERATOR or (decision.kind is None and decision.refused is None):
         return None
     return f"the source says {source!r}, Redis {stored!r}"
@@ -188,7 +188,7 @@ class Reconciler:
     ) -> Iterator[tuple[dict[bytes, str], dict[bytes, str], dict[bytes, str]]]:
         """Yield what source, Redis and CRLs say, for a part of the serials each time."""
         for number in range(1 << bits):
-            unique, _ = without_duplicates(rows.group(number, bits), self._loader.name)
+            unique, _ = without_duplicates(rows.group(number, bits), self._loader.name, signal_of(self._loader))
             source = {octets: text for _, octets, text in unique if octets not in self._kept}
             wanted = [
                 bucket for bucket in dict.fromkeys(buckets.leaves[number :: 1 << bits]) if bucket in buckets.buckets

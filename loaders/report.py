@@ -96,7 +96,7 @@ def report_lines(report: PassReport, *, dry_run: bool) -> Iterator[str]:
         yield f"{report.ca}: the file breaks off in its last line, or was being written: nothing was removed"
     if report.shrunk_from is not None:
         yield (
-            f"{report.ca}: ALARM: {report.listed} certificates listed, {report.shrunk_from} before: nothing is removed, and "
+            f"{report.ca}: ALARM: {report.counted} certificates listed, {report.shrunk_from} before: nothing is removed, and "
             "answers will run out; see max_shrink"
         )
     for reason, count in done.refused.items():

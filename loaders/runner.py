@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loaders.base import Loader, LoaderOptions, Row, Snapshot, is_consistent
+from loaders.base import Loader, LoaderOptions, Row, Snapshot, is_consistent, signal_of
 from loaders.catch_up import CatchUp
 from loaders.dry_run import dry
 from loaders.duplicates import without_duplicates
@@ -84,6 +84,8 @@ class Runner:
         self._dry_run = dry_run
         self._is_stopped = is_stopped
         self._is_consistent = is_consistent(loader)
+        issued = issuer.config.issued
+        self._loaders = issuer.config.source.type + (f" with {issued.type}" if issued is not None else "")
         self._catch_up = CatchUp(store, issuer, loader, clock, self._go_on)
         self._rejects = RejectsFile(spool_dir.parent / "rejected" / f"{issuer.name}.jsonl")
         self._gone: frozenset[bytes] = frozenset()  # serials that the last pass over a consistent source lacked
@@ -120,7 +122,7 @@ class Runner:
         except OSError as error:
             raise OperatorError(f"{self._rejects.path}: cannot be written: {error.strerror}") from error
         if report.listed or report.rejected:
-            record_import(report, self._issuer.config.source.type, self._options)
+            record_import(report, self._loaders, self._options)
         return report
 
     # --- whole passes -------------------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ class Runner:
             self._rejects.abandon()
             snapshot.close()
             if not self._dry_run:
-                record_import(report, self._issuer.config.source.type, self._options)
+                record_import(report, self._loaders, self._options)
         return report
 
     # --- reading ------------------------------------------------------------------------------------------------
@@ -185,6 +187,7 @@ class Runner:
             progress(what, batch.position, total)
             meanwhile()
         report.listed = spool.count
+        report.counted = getattr(snapshot, "issued_rows", report.listed)
         report.whole = snapshot.whole
         return reading
 
@@ -220,10 +223,11 @@ class Runner:
                 subject=self._issuer.subject_text,
                 certificate=self._issuer.certificate_der,
             )
-        before = info.loaded if info is not None else None
-        if before is not None and report.listed + reading.count < before * (1 - self._options.max_shrink):
+        # A source that listed something else before, the revoked alone, says nothing of how much there should be.
+        before = info.loaded if info is not None and info.lists_issued == self._loader.lists_issued else None
+        if before is not None and report.counted + reading.count < before * (1 - self._options.max_shrink):
             report.shrunk_from = before
-            log.error("source_shrunk", ca=self._issuer.name, rows=report.listed, rows_before=before)
+            log.error("source_shrunk", ca=self._issuer.name, rows=report.counted, rows_before=before)
         if confirmed and fingerprint == self._applied and report.shrunk_from is None and not self._gone:
             report.skipped = True
             self._settle(report, info)
@@ -241,6 +245,7 @@ class Runner:
             now=now,
             retention_s=self._issuer.config.retention,
             good_releases_hold=self._loader.good_releases_hold and believed,
+            goods_say_issued=signal_of(self._loader) == "issued",
             releases_wait=not believed and not is_older and (self._loader.good_releases_hold or bool(reading.released)),
             remove_vanished=sees_removals and confirmed,
             gone=self._gone if sees_removals else frozenset(),
@@ -265,6 +270,8 @@ class Runner:
             report.done.add(apply(self._store, ca, reading.released.items(), signal="release", now=now))
         self._presume(reading.presumed, report, now)
         is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
+        if terms.goods_say_issued and reading.released and not releasing:
+            is_open = True  # its good rows contradict no hold, so that none was counted
         if report.shrunk_from is None and (believed or is_older or not is_open):
             self._applied = fingerprint
             self._settle(report, info)
@@ -277,7 +284,7 @@ class Runner:
             self._go_on()
             rows = spool.group(number, bits)
             done += len(rows)
-            unique, conflicts = without_duplicates(rows, self._loader.name)
+            unique, conflicts = without_duplicates(rows, self._loader.name, signal_of(self._loader))
             for conflict in conflicts:
                 self._reject(conflict, report)
             if self._catch_up.touched:
@@ -357,7 +364,7 @@ class Runner:
             self._issuer.id,
             report.as_of,
             cursor=self.saved_cursor,
-            loaded=report.listed,
+            loaded=report.counted,
             until=report.until,
             lists_issued=self._loader.lists_issued,
         )

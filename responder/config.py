@@ -242,7 +242,11 @@ class CAConfig(Section):
         description="Whose rules hold: CA/B Forum BR and root programmes, ETSI EN 319 411, or RFC 6960 and 9919 alone.",
     )
     retention: Duration = Field(30 * DAY_S, description="How long a certificate is answered for after it expired.")
-    source: SourceConfig = Field(description="The CA's database.")
+    source: SourceConfig = Field(description="The CA's database, or its CRLs.")
+    issued: SourceConfig | None = Field(
+        None,
+        description="The list of what the CA issued, beside a source of type crl: a source like others (certdir, delimited, sql, ejbca, …), of which only what is listed counts. Then a serial that is not listed was not issued; absent: nobody knows.",
+    )
     ocsp: OCSPConfig = Field(description="The answers' signer and terms.")
     crl: CRLConfig | None = Field(None, description="The CA's CRLs; absent: there are none here.")
 

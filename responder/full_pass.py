@@ -40,7 +40,8 @@ BATCH_BUCKETS = 256  # buckets of a pass that are held in memory at once
 class PassTerms:
     """What holds for a whole pass. Seconds.
 
-    ``good_releases_hold``: a good row of this source is an explicit statement, and so ends a hold. ``releases_wait``: it
+    ``good_releases_hold``: a good row of this source is an explicit statement, and so ends a hold. ``goods_say_issued``: a good
+    row says nothing of revocations, and contradicts none. ``releases_wait``: it
     would, but this reading is not confirmed yet; what it would end is counted, not refused. ``remove_vanished``:
     this pass equals the one before, so what both lack is removed; ``gone``: serials that the pass before lacked too, which
     are removed though other rows have changed; ``keep``: serials that count as listed, such as those of rows that could
@@ -51,6 +52,7 @@ class PassTerms:
     now: float
     retention_s: float
     good_releases_hold: bool = False
+    goods_say_issued: bool = False
     releases_wait: bool = False
     remove_vanished: bool = False
     gone: frozenset[bytes] = frozenset()
@@ -271,7 +273,7 @@ def _diff(ca: str, work: _Work, bucket: StatusBucket, terms: PassTerms, over: _O
     report = Report(rows=len(work.rows))
     changes: list[Change] = []
     due = layout.NEVER_DUE
-    signal: Signal = "release" if terms.good_releases_hold else "row"
+    signal: Signal = "issued" if terms.goods_say_issued else "release" if terms.good_releases_hold else "row"
     entries = bucket.entries
 
     def take(serial: bytes, new: Status | None, signal: Signal) -> None:

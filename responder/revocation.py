@@ -24,9 +24,10 @@ from responder.store.values import Change, Commit
 
 log = get_logger(__name__)
 
-# row: the source says so. release: the same, and a good row states that a hold is over. operator: `revocast revoke`.
+# row: the source says so. release: the same, and a good row states that a hold is over. issued: a good row states that the
+# certificate was issued, and nothing of revocations. operator: `revocast revoke`.
 # vanished: two equal passes no longer had it. expired: expiry and retention have passed.
-Signal = Literal["row", "release", "operator", "vanished", "expired"]
+Signal = Literal["row", "release", "issued", "operator", "vanished", "expired"]
 
 MAX_TRIES = 20  # of one bucket whose commits conflict; each conflict is another writer's success
 BATCH_BUCKETS = 256  # buckets of a pass that are held in memory at once
@@ -89,10 +90,11 @@ def _to_good(old: Status | None, new: Status, signal: Signal) -> Decision:
         return _refused(Refused.NOT_A_HOLD) if signal == "operator" else Decision(new, "changed")
     if signal == "operator":
         return Decision(new, "released") if old.is_hold else _refused(Refused.NOT_A_HOLD)
-    if old.by_operator:
+    if old.by_operator or signal == "issued":
         # The row is not wrong, the CA does not know yet; its notAfter is news where the operator gave only a serial.
         known = replace(old, not_after=new.not_after) if new.not_after is not None else old
-        return Decision(known if known != old else None, "changed" if known != old else None, Refused.OPERATOR)
+        refused = Refused.OPERATOR if signal != "issued" else None
+        return Decision(known if known != old else None, "changed" if known != old else None, refused)
     if not old.is_hold:
         return _refused(Refused.PERMANENT)
     return Decision(new, "released") if signal == "release" else _refused(Refused.HOLD_NOT_RELEASED)

@@ -148,7 +148,7 @@ def test_no_signal_makes_a_revoked_certificate_good() -> None:
                 with pytest.raises(InvariantBroken):
                     decide(old, new, signal=signal, now=NOW)
             continue
-        if new is not None and new.by_operator and signal in ("row", "release"):
+        if new is not None and new.by_operator and signal in ("row", "release", "issued"):
             continue  # no source says so
         decision = decide(old, new, signal=signal, now=NOW)
         after = decision.status if decision.kind is not None else old
@@ -175,7 +175,7 @@ def test_no_signal_makes_a_revoked_certificate_good() -> None:
         if was is CertStatus.REVOKED and is_ is CertStatus.UNKNOWN:
             assert signal == "expired", case
         # What the source says is revoked now is never good after it.
-        if signal in ("row", "release") and new is not None and new.at(NOW) is CertStatus.REVOKED:
+        if signal in ("row", "release", "issued") and new is not None and new.at(NOW) is CertStatus.REVOKED:
             assert is_ is CertStatus.REVOKED, case
         # Deciding again changes nothing: a try that was cut off may be repeated.
         if after is not None and new is not None and decision.refused is None:
@@ -408,7 +408,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(
         rows=st.dictionaries(st.sampled_from(SERIALS), st.sampled_from(STATUSES), min_size=1, max_size=6),
-        signal=st.sampled_from(["row", "release"]),
+        signal=st.sampled_from(["row", "release", "issued"]),
     )
     def source_says(self, rows: dict[bytes, Status], signal: Signal) -> None:
         texts = [(octets, status.to_text()) for octets, status in rows.items()]
