@@ -260,10 +260,12 @@ def test_a_new_crl_comes_in_while_the_list_is_out_of_reach(room: BothRoom) -> No
     assert room.as_of() == NOW
     (room.directory / "issued.csv").unlink()
     told = errors_told()
-    room.publish([(2, AT), (3, AT)], number=2, this_update=NOW + 1)
+    room.publish([(2, AT), (3, AT)], number=2, this_update=NOW + 1, next_update=NOW + 30 * HOUR_S)
     room.step(3)
     assert room.statuses() == {"01": GOOD, "02": f"revoked {AT_TEXT}", "03": f"revoked {AT_TEXT} {EXP}"}
-    assert room.as_of() == NOW + 1
+    info = room.store.ca_info(room.issuer.id)
+    assert info is not None
+    assert (info.as_of, info.source_until) == (NOW + 1, NOW + 30 * HOUR_S)
     assert errors_told() == told + 1
     room.list("01", "02", "03", "04")
     room.step(4)
@@ -291,14 +293,14 @@ def test_a_large_new_crl_waits_for_the_whole_pass(room: BothRoom, monkeypatch: p
     room.list("01", "02")
     room.step(3)
     entries = [(0x100 + at, AT) for at in range(10)]
-    room.publish(entries, number=2, this_update=NOW + 1)
+    room.publish(entries, number=2, this_update=NOW + 10)
     (room.directory / "issued.csv").unlink()  # so that no whole pass succeeds
     room.step(5)
     assert room.as_of() == NOW
     room.list("01", "02")
     room.step(3)
     assert len(room.statuses()) == 12
-    assert room.as_of() == NOW + 1
+    assert room.as_of() == NOW + 10
 
 
 def test_a_database_as_the_list_is_asked_for_changes(make_room: Rooms, tmp_path: Path) -> None:
