@@ -5,8 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import structlog
+
+# No example is timed: tests run side by side on machines that are busy.
+hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 # Before it is imported: its assertions are to say what they compared.
 pytest.register_assert_rewrite("loaders.contract_suite")
