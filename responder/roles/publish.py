@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,7 @@ from responder.crl.issue import Progress
 from responder.crl.mirror import Mirror, open_mirrors, run_mirrors
 from responder.crl.published import Published
 from responder.crl.publisher import Publisher, Stopped, open_series
-from responder.errors import SignerEnded, SignerUnavailable, StoreUnavailable
+from responder.errors import SignerEnded, SignerUnavailable, StoreDamaged, StoreUnavailable
 from responder.issuers import Issuers
 from responder.log import configure_logging, get_logger
 from responder.process import ConfigFile, Stop, announce_ready
@@ -128,6 +128,9 @@ def _keep_in_date(settings: Config, config_file: str, issuers: Issuers, store: S
             if issuer.config.crl is not None and issuer.config.crl.issue:
                 series.append(open_series(settings, config_file, issuer, store, clock, hear))
                 opened.callback(series[-1].close)
+            else:
+                with suppress(StoreDamaged):  # of no use then, either
+                    store.forget_bases(issuer.id)
         publisher = Publisher(series, store, clock, ClockGuard(clock, store.time))
         announce_ready()
         log.info("publishing", cas=[one.office.issuer.name for one in series])

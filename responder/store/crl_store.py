@@ -159,6 +159,16 @@ class CRLStore(StoreBase):
         """Keep no changes any more: the CA issues no delta CRLs."""
         self._write([("UNLINK", self.layout.changed(ca, p)) for p in PARTITIONS])
 
+    def forget_bases(self, ca: str) -> None:
+        """Let go of what deltas would need: the CA's CRLs are not issued here any more, and its changes would be kept for ever.
+
+        Numbers stay, and ``let_go`` too: it says what no CRL has any more, and a series that goes on later must not claim it.
+        """
+        _, fields = self._state(ca)
+        bases = [(name, text, "") for name, text in fields.items() if name.startswith(layout.CRL_BASE)]
+        if self._swap(ca, bases):  # else somebody issues all the same
+            self.drop_changes(ca)
+
     def _each_changed_set(self, script: scripts.Script, arguments: Mapping[int, tuple[str, Any]]) -> None:
         commands = [("EVALSHA", script.sha, 1, self.layout.changed(ca, p), what) for p, (ca, what) in arguments.items()]
         self._write(commands, script)

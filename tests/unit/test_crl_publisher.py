@@ -16,6 +16,8 @@ from responder.clock import format_utc
 from responder.crl.depot import DIRECTORY, Depot
 from responder.crl.publisher import Stopped
 from responder.errors import SignerUnavailable
+from responder.process import Stop
+from responder.roles import publish
 from tests.crl_made import make_crl
 from tests.crl_office import DAY_S, HELD, HOUR_S, REVOKED, URL, CRLOffice
 from tests.pki import key_of, make_ca
@@ -289,6 +291,36 @@ def test_a_redis_that_has_forgotten_and_a_ca_of_another_name(make_office: MakeOf
         office.new_publisher()
         office.settle()
         assert (office.number() or 0) > number + 1, name
+
+
+def test_a_ca_whose_crls_are_not_issued_here_any_more(make_office: MakeOffice) -> None:
+    """No changes are kept for deltas that nobody makes; its numbers, and what was let go, stay for whoever goes on later."""
+    office = make_office(f'delta_every = "1h", url = "{URL}"')
+    office.turn()
+    office.pass_time(12 * HOUR_S)
+    room, ca = office.room, office.room.issuer.id
+    assert room.store.count_changes(ca) is not None
+    stop = Stop()
+    stop.set()
+
+    def start() -> None:
+        publish._keep_in_date(room.config, str(room.config_file), room.issuers, room.store, room.clock, stop)
+
+    before = room.store.crl_state(ca)
+    start()
+    assert room.store.crl_state(ca) == before
+    room.reconfigure('issue = true, key = "ca.key"', 'mirror = "corp.crl"')
+    start()
+    after = room.store.crl_state(ca)
+    assert room.store.count_changes(ca) is None
+    assert (after.bases, after.number, after.let_go) == ({}, 2, before.let_go)
+    office.revoke(1)
+    assert room.store.count_changes(ca) is None
+    room.reconfigure('mirror = "corp.crl"', 'issue = true, key = "ca.key"')
+    office.new_publisher()
+    office.settle()
+    assert office.read().serials.keys() == {1, 2, 3}
+    assert office.number() == 3
 
 
 def test_shards(make_office: MakeOffice) -> None:
