@@ -34,6 +34,7 @@ class Terms:
         ``drop_expired_before``: what expired before is left out, None: nothing. ``shards``: how many CRLs the serials are spread
         over, ``shard`` which of them this is. ``delta``: records of what is not revoked become removeFromCRL; a full CRL
         refuses them. ``reasons``: bits of those that may be written; entries with others lose them and stay.
+        With bit 0 an entry that has none says unspecified(0), so that each has one (BR §7.2.2, of CA certificates).
         ``certificate_issuer``: Name DER of who issued the certificates where the CRL is indirect. Raises ValueError.
         """
 

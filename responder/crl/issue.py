@@ -277,7 +277,7 @@ class Issue:
             shard=int(wanted.complete) if crl.shards > 1 else 0,
             shards=crl.shards,
             delta=not is_full,
-            reasons=BASELINE_REASONS if office.issuer.profile == "webpki" else ALL_REASONS,
+            reasons=_reasons(office.issuer.profile, crl.scope),
             certificate_issuer=office.issuer.subject_der if signer.is_indirect else None,
         )
         url, delta_url = crl.url_of(wanted.complete), crl.url_of(delta_slot(wanted.complete))
@@ -448,6 +448,15 @@ class Issue:
                 before = Published.from_text(self._state.published[one.slot])
                 if before.sha256 != one.sha256:
                     self._office.store.drop_crl_body(before.ca_id, before.sha256, before.size)
+
+
+def _reasons(profile: str, scope: str) -> int:
+    """Return the bits of the reasons that entries may have (Terms)."""
+    if profile != "webpki":
+        return ALL_REASONS
+    # BR §7.2.2: the entry of a CA certificate must have one. Where none is known, or none that is allowed, that is unspecified(0): to
+    # publish no revocation for want of a reason would be worse.
+    return BASELINE_REASONS | (1 << CRLReason.UNSPECIFIED if scope == "cas" else 0)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -399,6 +399,20 @@ def test_reasons_that_the_baseline_does_not_have(make_office: MakeOffice) -> Non
     assert office.read().serials == {1: None, 2: "keyCompromise", 3: None}
 
 
+@pytest.mark.clause("BR", "7.2.2", "MUST")
+def test_cas_that_are_revoked_for_some_reason(make_office: MakeOffice) -> None:
+    """ENT-02: in webpki each entry of a CA certificate has a reasonCode, in full CRLs and deltas."""
+    texts = {1: REVOKED.replace("keyCompromise ", ""), 2: REVOKED, 3: REVOKED.replace("keyC", "cAC")}
+    office = make_office(
+        f'scope = "cas", url = "{URL}", delta_every = "1h"', profile="webpki", statuses={**texts, 4: GOOD}
+    )
+    office.turn()
+    assert office.read().serials == {1: "unspecified", 2: "keyCompromise", 3: "unspecified"}
+    office.revoke(4, text=texts[1])
+    office.settle()
+    assert office.read("delta").serials == {4: "unspecified"}
+
+
 def test_what_the_ca_issued_itself(make_office: MakeOffice) -> None:
     """CRL-07: the first number is above that of the CA's own last CRL, whose entries must all be there."""
     office = make_office(statuses={2: REVOKED})
