@@ -94,6 +94,12 @@ def rows_of(batches: Sequence[Batch]) -> dict[bytes, str]:
     return {serial: text for batch in batches for serial, text in [*batch.rows, *batch.released]}
 
 
+def _ending(text: str) -> str:
+    """Return what a status text says of the certificate itself, whatever becomes of it: its expiry."""
+    _, mark, expiry = text.partition(" exp=")
+    return mark + expiry
+
+
 class LoaderContract:
     """Derive from it; override ``rows`` where the source cannot say all that stands there."""
 
@@ -168,7 +174,8 @@ class LoaderContract:
         goods = [serial for serial, text in self.rows if text.startswith("good")]
         if not goods:
             return [*self.rows, (b"\x0e", revoked)]
-        return [(serial, revoked if serial == goods[0] else text) for serial, text in self.rows]
+        word, _, _ = revoked.partition(" exp=")
+        return [(serial, word + _ending(text) if serial == goods[0] else text) for serial, text in self.rows]
 
     def test_a_change_is_seen(self, source: ContractSource) -> None:
         """By peek, or by the changes since the cursor of the whole pass."""
@@ -209,7 +216,7 @@ class LoaderContract:
             }
 
     def _released(self, rows: dict[bytes, str]) -> list[Row]:
-        return [*rows.items(), *([(self.hold[0], "good" + _EXP)] if self.hold else [])]
+        return [*rows.items(), *([(self.hold[0], "good" + _ending(self.hold[1]))] if self.hold else [])]
 
     def test_the_issuers_are_told(self, source: ContractSource) -> None:
         """Each by a name in one line, with what can be read; the CA is among them, with as many certificates as there are."""

@@ -11,8 +11,7 @@ import hashlib
 import os
 import re
 import tempfile
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -169,7 +168,6 @@ class Series:
         self._next_at = float("-inf")
         self._problem: SourceUnavailable | None = None  # with the last look
         self._refusal: SourceUnavailable | None = None  # why what lies at the place now is not taken
-        self._close_last: Callable[[], object] = lambda: None
         self.crl: CRLFile | None = None
         self.sha256 = ""
 
@@ -211,9 +209,8 @@ class Series:
         except BaseException:
             crl.close()
             raise
-        self._close_last()
-        # Nobody tells a loader that it is done with.
-        self._close_last = weakref.finalize(self, crl.close)
+        # Nobody tells a loader that it is done with, and a reading may still go on with the last.
+        crl.close_when_unheld()
         self.crl, self.sha256, self._refusal = crl, fetched.sha256, None
 
 
@@ -246,7 +243,7 @@ class CRLSnapshot:
         self.whole = True
 
     def close(self) -> None:
-        """Do nothing: the next reading may be of the same files."""
+        """Do nothing: the next reading may be of the same files, which are closed once nobody holds them."""
 
 
 class CRLLoader:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -129,6 +130,10 @@ class CRLFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def close_when_unheld(self) -> None:
+        """Have the file closed once nobody holds this CRL any more."""
+        weakref.finalize(self, self._file.close)
 
     def error(self, problem: str) -> CRLError:
         """Return an error that names the file."""
