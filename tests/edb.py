@@ -1,13 +1,14 @@
 """Changes rows of an AD CS database file in place: no sample of a revoked row is to be had.
 
-A record grows by the columns that it lacked, moves into the free space of its page, and its tag follows. Page checksums
-are left wrong: nobody here looks at them. Called by tests/unit/test_adcs_edb.py.
+A record grows by the columns that it lacked, and its page is laid out anew. Page checksums are left wrong: nobody here looks
+at them. Called by tests/unit/test_adcs_edb.py.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 from dissect.esedb import EseDB
 
@@ -15,6 +16,8 @@ EPOCH_TICKS = 116_444_736_000_000_000  # from 1601 to 1970
 _FIXED_END = 7  # columns up to ResolvedWhen, that every record has
 _FIXED_BYTES = 36
 _FREE_AT = 32  # ibMicFree in the header of a page, which has 40 octets in pages of 8 KiB at most
+_HEADER_BYTES = 40
+_TURNED = 1 << 31
 _REASON = 10  # the last fixed column: RevokedReason
 
 
@@ -47,14 +50,37 @@ def with_request(
     start = struct.unpack("<H", old[2:4])[0] + len(added) + 1
     data = bytes([_REASON, old[1]]) + struct.pack("<H", start) + fixed + added + struct.pack("<H", bits)
     node = bytes(tag.data[: len(tag.data) - len(old)]) + data + old[5 + _FIXED_BYTES :]
-    page = tag.page
-    free = page.header.ibMicFree
+    return _with_nodes(raw, database.page_size, tag.page, {tag.num: node})
+
+
+def with_index_of_dispositions(raw: bytes, dispositions: dict[int, int]) -> bytes:
+    """Return the database with RequestDispositionIndex as these dispositions, by RequestID, would make it."""
+    database = EseDB(io.BytesIO(raw))
+    page = database.table("Requests").index("RequestDispositionIndex").root
+    assert not page.is_branch  # of a database with more requests it would be
+    nodes = []
+    for number in range(1, page.tag_count):
+        node = bytearray(page.tag(number).data)
+        # Octets of the key, then the key and the primary key: each a 7f and a signed number with its highest bit turned.
+        assert node[:3] == b"\x05\0\x7f"
+        request_id = int.from_bytes(node[8:], "big") - _TURNED
+        if request_id in dispositions:
+            node[3:7] = (dispositions[request_id] + _TURNED).to_bytes(4, "big")
+        nodes.append(bytes(node))
+    return _with_nodes(raw, database.page_size, page, dict(enumerate(sorted(nodes), 1)))
+
+
+def _with_nodes(raw: bytes, page_size: int, page: Any, nodes: dict[int, bytes]) -> bytes:
+    """Replace nodes of a page, by their tags' numbers, and lay out all of them one behind the other."""
     buffer = bytearray(page.buf)
-    header_bytes = 40
-    tags_start = len(buffer) - 4 * page.tag_count
-    assert header_bytes + free + len(node) <= tags_start, "no room on the page"
-    buffer[header_bytes + free : header_bytes + free + len(node)] = node
-    struct.pack_into("<HH", buffer, len(buffer) - 4 * (tag.num + 1), len(node), free | tag.tag.ib_ & 0xE000)
-    struct.pack_into("<H", buffer, _FREE_AT, free + len(node))
-    at = (page.num + 1) * database.page_size
-    return raw[:at] + bytes(buffer) + raw[at + database.page_size :]
+    free, end = 0, len(buffer) - 4 * page.tag_count
+    for number in range(page.tag_count):
+        tag = page.tag(number)
+        node = nodes.get(number, bytes(tag.data))
+        assert _HEADER_BYTES + free + len(node) <= end, "no room on the page"
+        buffer[_HEADER_BYTES + free : _HEADER_BYTES + free + len(node)] = node
+        struct.pack_into("<HH", buffer, len(buffer) - 4 * (number + 1), len(node), free | tag.tag.ib_ & 0xE000)
+        free += len(node)
+    struct.pack_into("<H", buffer, _FREE_AT, free)
+    at = (page.num + 1) * page_size
+    return raw[:at] + bytes(buffer) + raw[at + page_size :]

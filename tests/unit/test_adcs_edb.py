@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from loaders.adcs import AdcsLoader, AdcsOptions
 from loaders.adcs_edb import AdcsDatabase
 from loaders.adcs_rows import AdcsJudge, AdcsRow
-from loaders.base import CursorLost, Incremental, RowRejected
+from loaders.base import CursorLost, Incremental, Loader, Row, RowRejected
+from loaders.contract_suite import ContractSource, LoaderContract
 from loaders.ownership import CertificateOwner
 from responder.clock import ManualClock
 from responder.errors import SourceUnavailable
-from tests.edb import with_request
+from responder.model import Status
+from tests.edb import with_index_of_dispositions, with_request
 from tests.loader_reading import NOW, SAMPLES, Read, issuer_of, needs_samples
 from tests.loader_room import LoaderRoom
 from tests.pki import make_ca
@@ -234,6 +236,96 @@ def test_a_directory_must_hold_one_database(ca_file: Path, raw: bytes, tmp_path:
     assert len(Read(loader).rows) == len(ISSUED)
 
 
+# --- the contract: a real database, of which the rows are changed ---
+
+
+def serials_of_the_sample() -> dict[bytes, tuple[int, str]]:
+    """Of each granted request its certificate's serial → RequestID and expiry, as the store spells it."""
+    if not SAMPLE.exists():
+        return {}
+    found = {}
+    with SAMPLE.open("rb") as file:
+        for row in AdcsDatabase(SAMPLE, file).rows():
+            der, number = row.certificate(), int(row.where.split()[1])
+            if der is not None and number in ISSUED:
+                one = x509.load_der_x509_certificate(der)
+                octets = one.serial_number.to_bytes(one.serial_number.bit_length() // 8 + 1, "big")
+                found[octets] = number, f" exp={one.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    return found
+
+
+GRANTED = serials_of_the_sample()
+SAID = (
+    "good",
+    "good",
+    "revoked 2026-01-02T03:04:05Z keyCompromise",
+    "revoked 2026-01-02T03:04:05Z",
+    "revoked 2026-01-02T03:04:05Z privilegeWithdrawn",
+    "revoked 2027-08-09T10:11:12Z superseded",  # dated ahead
+    "revoked 2026-01-02T03:04:05Z certificateHold",
+)
+ROWS = tuple((serial, text + expiry) for (serial, (_, expiry)), text in zip(GRANTED.items(), SAID, strict=False))
+
+
+class EdbSource(ContractSource):
+    """The sample with other dispositions; a certificate that is not to be there belongs to a request that failed."""
+
+    def __init__(self, folder: Path, raw: bytes, ca: x509.Certificate) -> None:
+        self.path, self.ca_file, self.raw = folder / "copy.edb", folder / "ca.pem", raw
+        self.ca_file.write_bytes(ca.public_bytes(Encoding.PEM))
+        self.ca_certificate_der = ca.public_bytes(Encoding.DER)
+        self.copies = 0
+
+    def open(self) -> Loader:
+        return loader_of(self.path, self.ca_file)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self.put({GRANTED[serial][0]: Status.from_text(text) for serial, text in rows}, {})
+
+    def put(self, statuses: dict[int, Status], odd: dict[int, dict[str, int]]) -> None:
+        values: dict[int, dict[str, int | None]] = {number: {"disposition": 30} for number, _ in GRANTED.values()}
+        for number, status in statuses.items():
+            values[number] = {"disposition": 20}
+            if status.revoked_at is not None:
+                at, reason = status.revoked_at, status.reason
+                values[number] = {"disposition": 21, "revoked_when": WHEN, "effective_when": at, "reason": reason}
+        raw = self.raw
+        for number, one in (values | odd).items():
+            raw = with_request(raw, number, **one)  # type: ignore[arg-type]
+        raw = with_index_of_dispositions(
+            raw, {number: one["disposition"] or 0 for number, one in (values | odd).items()}
+        )
+        fresh = self.path.with_suffix(".new")
+        fresh.write_bytes(raw)
+        self.copies += 1
+        os.utime(fresh, (NOW - 1000 + self.copies, NOW - 1000 + self.copies))
+        fresh.rename(self.path)
+
+    def write_hostile(self, rows: Sequence[Row]) -> int:
+        # Certificates that nobody was granted, and a disposition and a reason that nobody knows.
+        (held,) = (number for serial, (number, _) in GRANTED.items() if serial not in dict(rows))
+        odd = {
+            5: {"disposition": 20},
+            7: {"disposition": 63},
+            8: {"disposition": 21, "effective_when": WHEN, "reason": 1},
+            held: {"disposition": 21, "effective_when": WHEN, "reason": 4000},
+        }
+        self.put({GRANTED[serial][0]: Status.from_text(text) for serial, text in rows}, odd)
+        return len(odd)
+
+    def take_away(self) -> None:
+        self.path.unlink()
+
+
+class TestAdcs(LoaderContract):
+    rows = ROWS[:-1]
+    hold = ROWS[-1] if ROWS else None
+
+    @pytest.fixture
+    def source(self, tmp_path: Path, raw: bytes, certificates: dict[int, x509.Certificate]) -> EdbSource:
+        return EdbSource(tmp_path, raw, certificates[1])
+
+
 # --- what changed, by the database's own indexes ---
 
 
@@ -241,13 +333,6 @@ def changed(loader: AdcsLoader, cursor: str) -> tuple[dict[str, str], str]:
     changes = loader.changes(cursor)
     rows = {octets.hex(): text for batch in changes.batches() for octets, text in batch.rows}
     return rows, changes.cursor
-
-
-def reindexed(raw: bytes, request_id: int, disposition: int) -> bytes:
-    """Move a request in RequestDispositionIndex, where its neighbours leave it in order: key, then primary key."""
-    key, primary = b"\x7f\x80\0\0", b"\x7f\x80\0\0" + bytes([request_id])
-    assert key + b"\x14" + primary in raw
-    return raw.replace(key + b"\x14" + primary, key + bytes([disposition]) + primary)
 
 
 def test_a_new_copy_is_read_by_its_indexes(
@@ -263,7 +348,7 @@ def test_a_new_copy_is_read_by_its_indexes(
     cursor = snapshot.cursor
     assert changed(loader, cursor) == ({}, cursor)  # the same copy
     held = with_request(raw, 11, disposition=21, revoked_when=WHEN, effective_when=EFFECTIVE, reason=6)
-    path.write_bytes(reindexed(held, 11, 21))
+    path.write_bytes(with_index_of_dispositions(held, {11: 21}))
     rows, cursor = changed(loader, cursor)
     assert rows[of(certificates, 11)].startswith("revoked 2025-10-09T08:53:20Z certificateHold exp=")
     assert set(rows) <= {of(certificates, one) for one in (6, 9, 10, 11)}  # what was resolved in the last ten minutes
@@ -359,7 +444,7 @@ def test_copies_come_into_the_store(
     assert report.as_of == CONSISTENT_AT
     assert len(room.statuses()) == len(ISSUED)
     held = with_request(raw, 11, disposition=21, revoked_when=WHEN, effective_when=EFFECTIVE, reason=6)
-    path.write_bytes(reindexed(held, 11, 21))
+    path.write_bytes(with_index_of_dispositions(held, {11: 21}))
     assert runner.changes().done.changes == {"revoked": 1}
     assert room.statuses()[serial].startswith("revoked 2025-10-09T08:53:20Z certificateHold")
     path.write_bytes(raw + bytes(4096))
