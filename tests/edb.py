@@ -18,6 +18,8 @@ _FIXED_BYTES = 36
 _FREE_AT = 32  # ibMicFree in the header of a page, which has 40 octets in pages of 8 KiB at most
 _HEADER_BYTES = 40
 _TURNED = 1 << 31
+# disposition, RevokedWhen, RevokedEffectiveWhen, RevokedReason
+Values = tuple[int, int | None, int | None, int | None]
 _REASON = 10  # the last fixed column: RevokedReason
 
 
@@ -36,21 +38,36 @@ def with_request(
     reason: int | None = None,
 ) -> bytes:
     """Return the database with other values in one row of Requests; dates in POSIX seconds."""
+    return with_requests(raw, {request_id: (disposition, revoked_when, effective_when, reason)})
+
+
+def with_requests(raw: bytes, changes: dict[int, Values]) -> bytes:
+    """Return the database with other values in rows of Requests that were not changed before, by RequestID."""
     database = EseDB(io.BytesIO(raw))
-    record = next(one for one in database.table("Requests").records() if one.get("RequestID") == request_id)
-    tag, old = record._node.tag, bytes(record._node.data)
+    pages: dict[int, Any] = {}
+    nodes: dict[int, dict[int, bytes]] = {}
+    for record in database.table("Requests").records():
+        values = changes.get(record.get("RequestID"))
+        if values is not None:
+            tag = record._node.tag
+            pages[tag.page.num] = tag.page
+            nodes.setdefault(tag.page.num, {})[tag.num] = _changed(bytes(tag.data), bytes(record._node.data), values)
+    for number, page in pages.items():
+        raw = _with_nodes(raw, database.page_size, page, nodes[number])
+    return raw
+
+
+def _changed(node: bytes, old: bytes, values: Values) -> bytes:
+    """Return a node with other values in its record, ``old``."""
+    disposition, *dates, reason = values
     assert old[0] == _FIXED_END
     fixed = bytearray(old[4 : 4 + _FIXED_BYTES])
     struct.pack_into("<i", fixed, 16, disposition)
-    values = (revoked_when, effective_when, reason)
-    bits = old[4 + _FIXED_BYTES] & 0x7F | (values[0] is None) << 7 | (values[1] is None) << 8 | (values[2] is None) << 9
-    added = struct.pack(
-        "<qqi", *(0 if one is None else ticks(one) for one in values[:2]), 0 if reason is None else reason
-    )
+    bits = old[4 + _FIXED_BYTES] & 0x7F | (dates[0] is None) << 7 | (dates[1] is None) << 8 | (reason is None) << 9
+    added = struct.pack("<qqi", *(0 if one is None else ticks(one) for one in dates), 0 if reason is None else reason)
     start = struct.unpack("<H", old[2:4])[0] + len(added) + 1
     data = bytes([_REASON, old[1]]) + struct.pack("<H", start) + fixed + added + struct.pack("<H", bits)
-    node = bytes(tag.data[: len(tag.data) - len(old)]) + data + old[5 + _FIXED_BYTES :]
-    return _with_nodes(raw, database.page_size, tag.page, {tag.num: node})
+    return node[: len(node) - len(old)] + data + old[5 + _FIXED_BYTES :]
 
 
 def with_index_of_dispositions(raw: bytes, dispositions: dict[int, int]) -> bytes:

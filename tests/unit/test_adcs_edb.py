@@ -22,7 +22,7 @@ from loaders.ownership import CertificateOwner
 from responder.clock import ManualClock
 from responder.errors import SourceUnavailable
 from responder.model import Status
-from tests.edb import with_index_of_dispositions, with_request
+from tests.edb import Values, with_index_of_dispositions, with_request, with_requests
 from tests.loader_reading import NOW, SAMPLES, Read, issuer_of, needs_samples
 from tests.loader_room import LoaderRoom
 from tests.pki import make_ca
@@ -256,13 +256,13 @@ def serials_of_the_sample() -> dict[bytes, tuple[int, str]]:
 
 GRANTED = serials_of_the_sample()
 SAID = (
+    "revoked 2026-01-02T03:04:05Z certificateHold",  # of a request that was resolved long before the last
     "good",
     "good",
     "revoked 2026-01-02T03:04:05Z keyCompromise",
     "revoked 2026-01-02T03:04:05Z",
     "revoked 2026-01-02T03:04:05Z privilegeWithdrawn",
     "revoked 2027-08-09T10:11:12Z superseded",  # dated ahead
-    "revoked 2026-01-02T03:04:05Z certificateHold",
 )
 ROWS = tuple((serial, text + expiry) for (serial, (_, expiry)), text in zip(GRANTED.items(), SAID, strict=False))
 
@@ -282,19 +282,14 @@ class EdbSource(ContractSource):
     def write(self, rows: Sequence[Row]) -> None:
         self.put({GRANTED[serial][0]: Status.from_text(text) for serial, text in rows}, {})
 
-    def put(self, statuses: dict[int, Status], odd: dict[int, dict[str, int]]) -> None:
-        values: dict[int, dict[str, int | None]] = {number: {"disposition": 30} for number, _ in GRANTED.values()}
+    def put(self, statuses: dict[int, Status], odd: dict[int, Values]) -> None:
+        values: dict[int, Values] = {number: (30, None, None, None) for number, _ in GRANTED.values()}
         for number, status in statuses.items():
-            values[number] = {"disposition": 20}
-            if status.revoked_at is not None:
-                at, reason = status.revoked_at, status.reason
-                values[number] = {"disposition": 21, "revoked_when": WHEN, "effective_when": at, "reason": reason}
-        raw = self.raw
-        for number, one in (values | odd).items():
-            raw = with_request(raw, number, **one)  # type: ignore[arg-type]
-        raw = with_index_of_dispositions(
-            raw, {number: one["disposition"] or 0 for number, one in (values | odd).items()}
-        )
+            is_good = status.revoked_at is None
+            values[number] = (20, None, None, None) if is_good else (21, WHEN, status.revoked_at, status.reason)
+        values |= odd
+        raw = with_requests(self.raw, values)
+        raw = with_index_of_dispositions(raw, {number: one[0] for number, one in values.items()})
         fresh = self.path.with_suffix(".new")
         fresh.write_bytes(raw)
         self.copies += 1
@@ -305,10 +300,10 @@ class EdbSource(ContractSource):
         # Certificates that nobody was granted, and a disposition and a reason that nobody knows.
         (held,) = (number for serial, (number, _) in GRANTED.items() if serial not in dict(rows))
         odd = {
-            5: {"disposition": 20},
-            7: {"disposition": 63},
-            8: {"disposition": 21, "effective_when": WHEN, "reason": 1},
-            held: {"disposition": 21, "effective_when": WHEN, "reason": 4000},
+            5: (20, None, None, None),
+            7: (63, None, None, None),
+            8: (21, None, WHEN, 1),
+            held: (21, None, WHEN, 4000),
         }
         self.put({GRANTED[serial][0]: Status.from_text(text) for serial, text in rows}, odd)
         return len(odd)
@@ -318,8 +313,8 @@ class EdbSource(ContractSource):
 
 
 class TestAdcs(LoaderContract):
-    rows = ROWS[:-1]
-    hold = ROWS[-1] if ROWS else None
+    rows = ROWS[1:]
+    hold = ROWS[0] if ROWS else None
 
     @pytest.fixture
     def source(self, tmp_path: Path, raw: bytes, certificates: dict[int, x509.Certificate]) -> EdbSource:
