@@ -66,7 +66,8 @@ class Snapshot(Protocol):
 
     A snapshot of a loader that has ``changes`` also has ``cursor: str``, as in ``Changes``. One that says itself until
     when it holds, as a CRL does, also has ``until: float`` (POSIX seconds): no answer is made to last longer. One of two
-    sources also has ``issued_rows: int``, those of its list of the issued, which alone are counted for max_shrink.
+    sources also has ``issued_rows: int``, those of its list of the issued, which alone are counted for max_shrink. One whose
+    source turns out to lack its end has ``cut`` true besides ``whole`` false: as_of stays until that is mended.
     """
 
     as_of: float  # POSIX seconds: the moment before the reading began, or a copy's own time; known at once

@@ -226,7 +226,7 @@ class RowMaker:
 class ItemSnapshot:
     """A reading (loaders.base.Snapshot) whose items a generator yields; it raises SourceUnavailable where it must.
 
-    ``is_whole`` is asked once the items are at their end, ``position`` with each batch. ``let_go`` closes the source.
+    ``is_whole`` and ``is_cut`` are asked once the items are at their end, ``position`` with each batch. ``let_go`` closes the source.
     """
 
     def __init__(
@@ -237,6 +237,7 @@ class ItemSnapshot:
         size: int = 0,
         position: Callable[[], int] = lambda: 0,
         is_whole: Callable[[], bool] = lambda: True,
+        is_cut: Callable[[], bool] = lambda: False,
         let_go: Callable[[], None] = lambda: None,
         cursor: Callable[[], str] = lambda: "",
     ) -> None:
@@ -247,9 +248,11 @@ class ItemSnapshot:
         self.size = size
         self.fingerprint = ""
         self.whole = False
+        self.cut = False
         self._items = items
         self._position = position
         self._is_whole = is_whole
+        self._is_cut = is_cut
         self._let_go = let_go
 
     def close(self) -> None:
@@ -283,4 +286,4 @@ class ItemSnapshot:
             self.close()
         self.fingerprint = digest.hexdigest()
         self.cursor = self._cursor()
-        self.whole = self._is_whole()
+        self.whole, self.cut = self._is_whole(), self._is_cut()

@@ -135,6 +135,7 @@ class Both:
         self.size = 0
         self.fingerprint = ""
         self.whole = False
+        self.cut = False
         self.cursor = ""
         self.issued_rows = 0
 
@@ -162,6 +163,7 @@ class Both:
         both = f"{self._revoked.fingerprint} {self._issued.fingerprint}"
         self.fingerprint = hashlib.sha256(both.encode()).hexdigest()
         self.whole = self._revoked.whole and self._issued.whole
+        self.cut = bool(getattr(self._issued, "cut", False))
         self.cursor = _cursor(self._revoked.fingerprint, getattr(self._issued, "cursor", "") or self._state)
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ class PassReport:
     errors: list[LoadError] = field(default_factory=list)  # the first KEPT_ERRORS of the rejected
     done: Report = field(default_factory=Report)
     whole: bool = True
+    cut: bool = False  # the source lacks its end: what it has holds, but it is not known as of this reading
     shrunk_from: int | None = None  # rows of the last pass, where this one lists too few to be believed
     settled: bool = False  # as_of was moved to this reading's
     skipped: bool = False  # the same as the pass before, hence not compared with the store again
@@ -42,7 +43,7 @@ class PassReport:
     @property
     def wants_confirmation(self) -> bool:
         """True where another, equal reading would do what this one left."""
-        return not self.settled and self.shrunk_from is None
+        return not self.settled and self.shrunk_from is None and not self.cut
 
     @property
     def is_clean(self) -> bool:

@@ -92,7 +92,9 @@ def report_lines(report: PassReport, *, dry_run: bool) -> Iterator[str]:
         yield f"{report.ca}: {done.vanished} good ones are no longer listed: kept for now"
     if done.releases_waiting:
         yield f"{report.ca}: {done.releases_waiting} holds end, once a second reading says so too"
-    if not report.whole:
+    if report.cut:
+        yield f"{report.ca}: ALARM: the file breaks off: nothing was removed, and answers will run out"
+    elif not report.whole:
         yield f"{report.ca}: the file breaks off in its last line, or was being written: nothing was removed"
     if report.shrunk_from is not None:
         yield (

@@ -188,7 +188,7 @@ class Runner:
             meanwhile()
         report.listed = spool.count
         report.counted = getattr(snapshot, "issued_rows", report.listed)
-        report.whole = snapshot.whole
+        report.whole, report.cut = snapshot.whole, getattr(snapshot, "cut", False)
         return reading
 
     def _rows_before(self) -> int:
@@ -228,13 +228,19 @@ class Runner:
         if before is not None and report.counted + reading.count < before * (1 - self._options.max_shrink):
             report.shrunk_from = before
             log.error("source_shrunk", ca=self._issuer.name, rows=report.counted, rows_before=before)
-        if confirmed and fingerprint == self._applied and report.shrunk_from is None and not self._gone:
+        if (
+            confirmed
+            and fingerprint == self._applied
+            and report.shrunk_from is None
+            and not report.cut
+            and not self._gone
+        ):
             report.skipped = True
             self._settle(report, info)
             return
         is_older = self._is_older(report, info)
         consistent = self._is_consistent and report.whole
-        believed = (confirmed or consistent) and report.shrunk_from is None and not is_older
+        believed = (confirmed or consistent) and report.shrunk_from is None and not is_older and not report.cut
         sees_removals = believed and report.whole and self._loader.lists_issued and not reading.is_blind
         if getattr(self._loader, "keeps_vanished", False):
             sees_removals = False  # what is no longer in such a source was issued all the same
@@ -272,7 +278,7 @@ class Runner:
         is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
         if terms.goods_say_issued and reading.released and not releasing:
             is_open = True  # its good rows contradict no hold, so that none was counted
-        if report.shrunk_from is None and (believed or is_older or not is_open):
+        if report.shrunk_from is None and not report.cut and (believed or is_older or not is_open):
             self._applied = fingerprint
             self._settle(report, info)
 
