@@ -34,13 +34,14 @@ from responder.audit_anchor import command_log, role_log
 from responder.cli.named import open_config, with_redis
 from responder.clock import SystemClock
 from responder.config import load_config
-from responder.errors import OperatorError
+from responder.errors import OperatorError, SourceUnavailable
 from responder.issuers import Issuers
 from responder.log import configure_logging
 from responder.process import ConfigFile, Stop, announce_ready
 from responder.store.redis_store import Store
 
 EXIT_REJECTED = 1
+EXIT_UNREADABLE = 2
 
 
 def load(
@@ -72,8 +73,12 @@ def load(
 
 
 def sources(config: ConfigFile) -> None:
-    """Say of each CA how its source is read, and which issuers that holds, also those that are not configured."""
+    """Say of each CA how its source is read, and which issuers that holds, also those that are not configured.
+
+    Exit code 2 if a source could not be read; the others are told all the same.
+    """
     _, issuers = open_config(config)
+    is_told = True
     for issuer in issuers:
         loader, options = open_loader(issuers, issuer, str(config), SystemClock())
         for kind, part in parts_of(loader, issuer):
@@ -84,8 +89,14 @@ def sources(config: ConfigFile) -> None:
                 f"whole each {options.reconcile} s",
             ]
             typer.echo(f"{issuer.name}: {kind} {part.name}: {', '.join(can)}")
-            for line in issuer_lines(part, issuers):
-                typer.echo(f"{issuer.name}:   {line}")
+            try:
+                for line in issuer_lines(part, issuers):
+                    typer.echo(f"{issuer.name}:   {line}")
+            except SourceUnavailable as error:
+                is_told = False
+                typer.echo(f"{issuer.name}:   {error}")
+    if not is_told:
+        raise typer.Exit(EXIT_UNREADABLE)
 
 
 def reconcile(

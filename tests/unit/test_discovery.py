@@ -343,15 +343,21 @@ def test_a_loader_of_somebody_else_s_may_have_no_discover() -> None:
     assert list(issuer_lines(object(), issuers)) == ["names no issuer: its loader does not look for any"]  # type: ignore[arg-type]
 
 
-def test_the_command_says_it_of_a_file(tmp_path: Path) -> None:
-    """As an administrator sees it."""
+def test_the_command_goes_on_behind_a_source_that_cannot_be_read(tmp_path: Path) -> None:
+    """As an administrator sees it: one line says what is wrong, and the next CA's issuers follow."""
     issuer = database_room.issuer_of(tmp_path, "stepca")
-    file = issuer.config.certificate.parent / "revocast.toml"
     (tmp_path / "index.txt").write_text("")
-    text = file.read_text().replace('type = "stepca"', 'type = "openssl", path = "index.txt"')
-    file.write_text(text)
-    done = CliRunner().invoke(build_app(["sources"]), ["sources", "-c", str(file)])
-    assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[1] == (
-        f"corp:   holds {x509.load_der_x509_certificate(issuer.certificate_der).subject.rfc4514_string()}: configured as corp"
+    make_ca(tmp_path / "g2", label="g2")
+    file = tmp_path / "revocast.toml"
+    file.write_text(
+        file.read_text().replace('type = "stepca"', 'type = "stepca", path = "nowhere"')
+        + '[[ca]]\nname = "g2"\ncertificate = "g2/ca.pem"\nsource = { type = "openssl", path = "index.txt" }\n'
+        'ocsp = { key = "g2/ca.key" }\n'
     )
+    done = CliRunner().invoke(build_app(["sources"]), ["sources", "-c", str(file)])
+    name = x509.load_der_x509_certificate(issuer.certificate_der).subject.rfc4514_string()
+    assert [line for line in done.stdout.splitlines() if ":   " in line] == [
+        f"corp:   {tmp_path}/nowhere: cannot be read: No such file or directory",
+        f"g2:   holds {name}: configured as corp",
+    ]
+    assert done.exit_code == 2
