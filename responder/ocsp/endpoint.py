@@ -101,7 +101,8 @@ DECISIONS: dict[Outcome, Decision] = {
     ),
     Outcome.UNASSIGNED: Decision(
         _S.UNAUTHORIZED,
-        'The CA never issued this serial, and `unassigned = "unauthorized"`; or the serial was purged long ago.',
+        'The CA never issued this serial, and `unassigned = "unauthorized"`; or the serial was purged long ago; or it is on no '
+        "CRL, and nothing says what was issued ([an issued list](loaders/crl.md) would).",
         "RFC 9919 §3.2.3",
     ),
     Outcome.PURGED: Decision(
