@@ -83,8 +83,14 @@ def refuse_holds(batch: Batch, source: str) -> None:
     """Make every hold of a batch a revocation for good, and report it.
 
     BR §4.9.13: there are no suspensions. We answer such a certificate as revoked for good and without a reason: good
-    would be worse, and a hold could be released again.
+    would be worse, and a hold could be released again. Nor is anything released that was held before the profile held: CRLs
+    have said since that it is revoked, and may not take that back before it expires (§4.10.1, RFC 5280 §3.3).
     """
+    for serial_octets, _ in batch.released:
+        reason = "nothing is released in the profile webpki (BR §4.9.13, §4.10.1): if it was held, it stays revoked"
+        batch.rejected.append(RowRejected(source, f"serial {serial_octets.hex()}", reason, serial_octets))
+    batch.rows += batch.released  # a good row that ends no hold
+    batch.released = []
     for at, (serial_octets, text) in enumerate(batch.rows):
         if _HOLD in text:
             batch.rows[at] = (serial_octets, text.replace(_HOLD, ""))

@@ -241,6 +241,7 @@ class Runner:
         is_older = self._is_older(report, info)
         consistent = self._is_consistent and report.whole
         believed = (confirmed or consistent) and report.shrunk_from is None and not is_older and not report.cut
+        ends_holds = self._loader.good_releases_hold and self._issuer.profile != "webpki"  # reading.refuse_holds
         sees_removals = believed and report.whole and self._loader.lists_issued and not reading.is_blind
         if getattr(self._loader, "keeps_vanished", False):
             sees_removals = False  # what is no longer in such a source was issued all the same
@@ -250,9 +251,9 @@ class Runner:
         terms = PassTerms(
             now=now,
             retention_s=self._issuer.config.retention,
-            good_releases_hold=self._loader.good_releases_hold and believed,
+            good_releases_hold=ends_holds and believed,
             goods_say_issued=signal_of(self._loader) == "issued",
-            releases_wait=not believed and not is_older and (self._loader.good_releases_hold or bool(reading.released)),
+            releases_wait=not believed and not is_older and (ends_holds or bool(reading.released)),
             remove_vanished=sees_removals and confirmed,
             gone=self._gone if sees_removals else frozenset(),
             keep=reading.kept,

@@ -51,6 +51,9 @@ def revoke(
         if crl_reason is CRLReason.CERTIFICATE_HOLD and issuer.profile == "webpki":
             # BR §4.9.13: a certificate in scope is never suspended.
             raise OperatorError(f"--reason {reason}: CA {issuer.name} has profile webpki, where nothing may be held")
+        if release and issuer.profile == "webpki":
+            # BR §4.10.1: an entry stays until the certificate has expired; what was held before has been listed as revoked since.
+            raise OperatorError(f"--release: CA {issuer.name} has profile webpki, where nothing is held or released")
         if release:
             outcome = revocation.release(store, issuer.id, octets, now=now)
         else:

@@ -292,7 +292,10 @@ def why_not_gone(entry: Entry, text: str | None, expected: Expected) -> str | No
         return "it is revoked"
     if entry.reason in (CRLReason.CERTIFICATE_HOLD, CRLReason.REMOVE_FROM_CRL):
         return None  # released
-    return "it is good, and was revoked for good"
+    return (
+        f"it is good, and was revoked for good; revoke it again: revocast revoke -c FILE {entry.serial_octets.hex()}, "
+        f"or if it never should have been listed: revocast crl now -c FILE --ca NAME --let-go {entry.serial_octets.hex()}"
+    )
 
 
 def _profile(subject: Subject) -> str | None:

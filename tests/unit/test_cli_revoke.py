@@ -123,6 +123,8 @@ def test_nothing_is_held_under_webpki(tmp_path: Path, redis_server: Callable[...
     with pytest.raises(OperatorError, match="nothing may be held"):
         desk.command(str(desk.leaf.certificate_path), "--reason", "certificateHold")
     assert desk.status.at(time.time()).name == "GOOD"
+    with pytest.raises(OperatorError, match="nothing is held or released"):
+        desk.command(str(desk.leaf.certificate_path), "--release")
     desk.store.close()
 
 

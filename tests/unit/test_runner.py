@@ -418,6 +418,22 @@ def test_webpki_knows_no_hold(room: LoaderRoom) -> None:
     assert room.load(good("01"), good("02")).done.refused == {Refused.PERMANENT: 2}
 
 
+@pytest.mark.clause("BR", "4.10.1", "MUST NOT")
+def test_a_hold_from_before_webpki_is_never_released(room: LoaderRoom) -> None:
+    """CRLs have said since that it is revoked, so it stays so: by a good row, and by an explicit release."""
+    room.load(revoked("01", "certificateHold"))
+    held = room.statuses()
+    assert "certificateHold" in held["01"]
+    room.configure(ca='profile = "webpki"')
+    report = room.load(good("01"))
+    assert room.statuses() == held
+    assert report.done.refused == {Refused.HOLD_NOT_RELEASED: 1}
+    batch = Batch([(b"\x02", "good")], released=[(b"\x01", "good")])
+    reading.refuse_holds(batch, "db")
+    assert (batch.rows, batch.released) == ([(b"\x02", "good"), (b"\x01", "good")], [])
+    assert "nothing is released in the profile webpki (BR §4.9.13, §4.10.1)" in str(batch.rejected[0])
+
+
 # --- expiry --------------------------------------------------------------------------------------------------------
 
 
