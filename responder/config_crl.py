@@ -32,7 +32,7 @@ MOST_CRL_BYTES = 4 * 1024 * 1024 * 1024
 MIRROR_EVERY = "15m"
 
 # By profile, and whether the CRL is of CA certificates alone: the most that nextUpdate may be after thisUpdate, and the
-# most from one to the next. BR §4.9.7 asks for 4 days where a certificate has no OCSP URL; that no CRL can tell.
+# most from one to the next, of webpki where certificates name OCSP.
 _MOST_S = {
     ("webpki", False): (10 * DAY_S, 7 * DAY_S, "BR §7.2, §4.9.7"),
     ("webpki", True): (365 * DAY_S, 365 * DAY_S, "BR §7.2, §4.9.7"),
@@ -152,6 +152,16 @@ class CRLConfig(Section):
         512 * 1024 * 1024, ge=1024, le=MOST_CRL_BYTES, description="Largest CRL that is taken from `mirror`."
     )
 
+    large_bytes: int = Field(
+        10_000_000,
+        ge=1024,
+        description="Size of a published CRL above which a log line, a metric and `revocast check` say so; 10 MB is the most that Microsoft's programme wants without OCSP (3.2.3).",
+    )
+    certificates_name_ocsp: bool = Field(
+        False,
+        description="Whether every certificate that the CA issues names an OCSP responder in its authorityInfoAccess: then `every` may be 7 days in webpki, else 4 (BR §4.9.7).",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _mirror_looks_often(cls, raw: Any) -> Any:
@@ -249,6 +259,10 @@ def check_profile(crl: CRLConfig, profile: str) -> None:
     apart, key = crl.every, "every"
     if profile == "etsi" and crl.delta_every is not None:
         apart, key = crl.delta_every, "delta_every"  # CSS-6.3.9-05: a CRL, or a delta CRL
+    if profile == "webpki" and crl.scope != "cas" and not crl.certificates_name_ocsp and apart > 4 * DAY_S:
+        raise ValueError(
+            f"crl.every must be at most 4d {got}, or at most 7d with certificates_name_ocsp = true, where every certificate names an OCSP responder (BR §4.9.7), and is {apart} s"
+        )
     if apart > most_apart:
         raise ValueError(f"crl.{key} must be at most {most_apart // DAY_S}d {got}{said}, and is {apart} s")
     # A delta CRL is none of the CRLs of BR §7.2, and what reads those reads no deltas.

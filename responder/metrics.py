@@ -182,6 +182,12 @@ CRL_NEXT_UPDATE = Gauge(
 CRL_BYTES = Gauge(
     "revocast_crl_bytes", "Octets of a CA's CRLs that are published.", ["ca", "kind"], multiprocess_mode="mostrecent"
 )
+CRL_LARGE = Gauge(
+    "revocast_crl_large",
+    "A CA's CRLs that are published and have more octets than crl.large_bytes.",
+    ["ca", "kind"],
+    multiprocess_mode="mostrecent",
+)
 CRL_ENTRIES = Gauge(
     "revocast_crl_entries", "Entries of a CA's CRLs that are published.", ["ca", "kind"], multiprocess_mode="mostrecent"
 )

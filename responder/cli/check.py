@@ -10,7 +10,9 @@ from rich.table import Table
 from responder import audit
 from responder.clock import SystemClock, format_utc
 from responder.config import Config, SignerConfig, load_config
-from responder.errors import RevocastError
+from responder.crl.depot import DIRECTORY, Depot
+from responder.crl.size import why_large
+from responder.errors import InvariantBroken, RevocastError
 from responder.issuers import Issuer, Issuers
 from responder.process import ConfigFile
 from responder.signing.crl_signer import open_crl_signer
@@ -55,6 +57,21 @@ def _signers(settings: Config, config_file: str) -> list[Finding]:
             findings += _signer(subject, ocsp.next, issuer, settings, config_file, now)
         if issuer.config.crl is not None and issuer.config.crl.issue:
             findings += _crl_signer(issuer, settings, config_file, now)
+        findings += _large_crls(issuer, settings)
+    return findings
+
+
+def _large_crls(issuer: Issuer, settings: Config) -> list[Finding]:
+    """Look at the CRLs that this machine serves."""
+    depot, findings = Depot(settings.data_dir / DIRECTORY), []
+    for slot in depot.slots(issuer.name):
+        try:
+            published = depot.get(issuer.name, slot)
+        except InvariantBroken as error:
+            findings.append(Finding("error", f"CRL of {issuer.name}", str(error)))
+            continue
+        if published is not None and (why := why_large(issuer, published)) is not None:
+            findings.append(Finding("warning", f"CRL of {issuer.name}", why))
     return findings
 
 

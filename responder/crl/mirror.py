@@ -31,6 +31,7 @@ from responder.crl.depot import DIRECTORY, Depot
 from responder.crl.fetch import Fetched, FetchTerms, Place, open_place
 from responder.crl.published import Published
 from responder.crl.reader import CRLFile
+from responder.crl.size import say_if_large, show_sizes
 from responder.errors import CommitConflict, ConfigError, CRLError, InvariantBroken, SourceUnavailable, StoreUnavailable
 from responder.issuers import Issuer, load_certificate
 from responder.log import get_logger
@@ -136,7 +137,7 @@ class Mirror:
                 label = (self._issuer.name, kind)
                 metrics.CRL_THIS_UPDATE.labels(*label).set(min(one.this_update for one in found))
                 metrics.CRL_NEXT_UPDATE.labels(*label).set(min(one.next_update or 0 for one in found))
-                metrics.CRL_BYTES.labels(*label).set(sum(one.size for one in found))
+                show_sizes(self._issuer, kind, found)
                 metrics.CRL_ENTRIES.labels(*label).set(sum(one.entries for one in found))
 
 
@@ -302,6 +303,7 @@ class MirroredSlot:
         known = {"ca": self._issuer.name, "slot": self.name, "number": crl.number, "sha256": sha256}
         audit.record("crl_mirrored", **known, source=self._place.name, this_update=format_utc(crl.this_update))
         log.info("crl_mirrored", **known, entries=entries, this_update=format_utc(crl.this_update), faults=crl.faults)
+        say_if_large(self._issuer, [self.published])
 
     def _in_depot(self) -> Published | None:
         try:

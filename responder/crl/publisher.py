@@ -24,6 +24,7 @@ from responder.crl.published import Published
 from responder.crl.reader import CRLFile
 from responder.crl.replica import Replica
 from responder.crl.schedule import Due, Pace, next_due
+from responder.crl.size import say_if_large, show_sizes
 from responder.errors import (
     CommitConflict,
     ConfigError,
@@ -357,6 +358,7 @@ class Series:
             bytes=sum(one.size for one in published),
             seconds=round(took, 3),
         )
+        say_if_large(office.issuer, published)
         return published
 
     def close(self) -> None:
@@ -409,7 +411,7 @@ class Series:
             label = (office.issuer.name, kind)
             metrics.CRL_THIS_UPDATE.labels(*label).set(min(one.this_update for one in found))
             metrics.CRL_NEXT_UPDATE.labels(*label).set(min(one.next_update or 0 for one in found))
-            metrics.CRL_BYTES.labels(*label).set(sum(one.size for one in found))
+            show_sizes(office.issuer, kind, found)
             metrics.CRL_ENTRIES.labels(*label).set(sum(one.entries for one in found))
 
 

@@ -12,6 +12,8 @@ from typer.testing import CliRunner, Result
 from responder.cli.app import build_app
 from responder.clock import format_utc
 from responder.config import DAY_S
+from responder.crl.depot import Depot
+from responder.crl.published import Published
 from tests.pki import PKI, make_ca, make_signer
 from tests.server import ca_section, write_index
 
@@ -53,6 +55,21 @@ def test_an_ended_signer_is_an_error(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "error" in done.output
     assert "signer of corp" in done.output
+
+
+def test_a_crl_that_is_too_large(tmp_path: Path) -> None:
+    """One that this machine serves; it is no error."""
+    depot = Depot(tmp_path / "state" / "crl")
+    fresh = depot.fresh("corp")
+    fresh.write_bytes(bytes(2000))
+    depot.put(fresh, Published("corp", "", "full", 1, None, 0, 1, 1, 2000, "00" * 32, 0, shares_date=False, file=""))
+    done = check(
+        tmp_path,
+        make_ca(tmp_path / "ca", delegated=True),
+        extra='crl = { mirror = "x.crl", large_bytes = 1024 }\n',
+    )
+    assert done.exit_code == 0, done.output
+    assert "full has 2,000 octets, more than crl.large_bytes" in " ".join(done.output.split())
 
 
 def test_the_crls_key(tmp_path: Path) -> None:

@@ -116,7 +116,16 @@ WITH_URL = 'issue = true, key = "ca.key", url = "http://x.test/a.crl"'
     [
         ("webpki", ', validity = "864001s"', ["crl.validity", "at most 10d", "BR §7.2", "864001"]),
         ("webpki", ', validity = "366d", scope = "cas"', ["crl.validity", "at most 365d"]),
-        ("webpki", ', validity = "10d", every = "8d"', ["crl.every", "at most 7d", "§4.9.7"]),
+        (
+            "webpki",
+            ', validity = "10d", every = "97h"',
+            ["crl.every", "at most 4d", "certificates_name_ocsp", "§4.9.7"],
+        ),
+        (
+            "webpki",
+            ', validity = "10d", every = "8d", certificates_name_ocsp = true',
+            ["crl.every", "at most 7d", "§4.9.7"],
+        ),
         ("webpki", ', certificate = "crl.pem"', ["crl.certificate", "§7.2.2.1"]),
         ("webpki", ', expired = "keep"', ["crl.expired", '"drop"', "BR §7.2"]),
         ("webpki", ', delta_url = "https://x.test/d.crl"', ["crl.delta_url", "http://", "BR §7.1.2.11.2"]),
@@ -143,7 +152,8 @@ def test_what_a_profile_forbids(folder: Path, profile: str, crl: str, words: lis
 @pytest.mark.parametrize(
     ("profile", "crl"),
     [
-        ("webpki", ', validity = "10d", every = "7d"'),
+        ("webpki", ', validity = "10d", every = "4d"'),
+        ("webpki", ', validity = "10d", every = "7d", certificates_name_ocsp = true'),
         ("webpki", ', validity = "365d", every = "300d", scope = "cas"'),
         ("etsi", ', every = "1d", expired = "keep", certificate = "crl.pem"'),
         ("webpki", ', every = "24h", on_revocation = false, delta_every = "1h"'),

@@ -139,6 +139,14 @@ def test_a_file_that_was_changed_is_fetched_once_more(room: MirrorRoom) -> None:
     assert room.octets() == newest
 
 
+def test_a_large_one_is_mirrored_and_said(make_room: Rooms, capsys: pytest.CaptureFixture[str]) -> None:
+    room = make_room('mirror = "URL/corp.crl", large_bytes = 1024')
+    crl = room.crl(1, [(serial, AT) for serial in range(1, 40)])
+    room.step()
+    assert room.octets() == crl
+    assert "more than crl.large_bytes, 1,024" in capsys.readouterr().out
+
+
 @pytest.mark.clause("RFC 5280", "4.2.1.13", "MUST")
 def test_a_crl_in_pem_is_served_in_der(room: MirrorRoom) -> None:
     """CRL-08, DST-01: one DER CRL is what clients fetch, however the CA's file is armored."""

@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from structlog.testing import capture_logs
 
+from responder import metrics
 from responder.clock import format_utc
 from responder.crl.depot import DIRECTORY, Depot
 from responder.crl.publisher import Stopped
@@ -411,6 +412,22 @@ def test_cas_that_are_revoked_for_some_reason(make_office: MakeOffice) -> None:
     office.revoke(4, text=texts[1])
     office.settle()
     assert office.read("delta").serials == {4: "unspecified"}
+
+
+@pytest.mark.clause("Microsoft", "3.2.3", "SHOULD")
+def test_a_crl_that_is_too_large(make_office: MakeOffice) -> None:
+    """DST-06: it is published, and said."""
+    office = make_office("large_bytes = 1024", statuses=dict.fromkeys(range(1, 31), REVOKED))
+    with capture_logs() as logs:
+        office.turn()
+    (said,) = [line for line in logs if line["event"] == "crl_large"]
+    assert "more than crl.large_bytes, 1,024 (Microsoft 3.2.3); shards" in said["text"]
+    assert len(office.read().serials) == 30
+    assert metrics.CRL_LARGE.labels("corp", "full")._value.get() == 1
+    office.room.reconfigure("large_bytes = 1024", "large_bytes = 2048")
+    office.new_publisher()
+    office.turn()
+    assert metrics.CRL_LARGE.labels("corp", "full")._value.get() == 0
 
 
 def test_what_the_ca_issued_itself(make_office: MakeOffice) -> None:
