@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.x509 import ocsp
 
 from tests.pki import PKI, Leaf, make_ca, make_leaf, make_signer
@@ -134,10 +135,12 @@ def test_a_role_that_dies_is_started_again(shop: Shop, lasting: Revocast, role: 
 
 
 def test_sighup_takes_up_a_changed_file(shop: Shop, running: Revocast, tmp_path: Path) -> None:
-    """A CA added to the file is served after SIGHUP, without a restart; the old one is served throughout."""
+    """A CA, or a CRL, added to the file is served after SIGHUP, without a restart; the old one is served throughout."""
     other = Shop(tmp_path, "second", "rsa2048")
     assert running.query(other.good, other.ca).response_status is ocsp.OCSPResponseStatus.UNAUTHORIZED
-    running.sections = [shop.section(), other.section()]
+    assert running.get("/crl/corp.crl")[0] == 404
+    crl = f'crl = {{ issue = true, key = "{shop.ca.key_path}" }}\n'
+    running.sections = [shop.section(extra=crl), other.section()]
     running.write_config()
     assert running.process is not None
     old_worker = children(running.process.pid)["worker-0"]
@@ -150,6 +153,9 @@ def test_sighup_takes_up_a_changed_file(shop: Shop, running: Revocast, tmp_path:
     running.wait_for(other.revoked, other.ca, REVOKED)
     running.wait_for(shop.good, shop.ca, GOOD)
     assert children(running.process.pid)["worker-0"] != old_worker
+    body = wait_until("the CRL", lambda: running.get("/crl/corp.crl")[::2] if "crl_issued" in running.log else None)
+    assert body[0] == 200
+    assert {entry.serial_number for entry in x509.load_der_x509_crl(body[1])} == {shop.revoked.serial_number}
 
 
 def test_sighup_keeps_the_old_configuration_where_the_new_one_is_wrong(shop: Shop, lasting: Revocast) -> None:
