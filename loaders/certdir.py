@@ -203,5 +203,5 @@ def _parsed(data: bytes, *, is_pem: bool) -> x509.Certificate | ValueError:
 def _bundle(data: bytes, *, is_pem: bool) -> Iterator[x509.Certificate | ValueError]:
     try:
         yield from pkcs7.load_pem_pkcs7_certificates(data) if is_pem else pkcs7.load_der_pkcs7_certificates(data)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         yield ValueError(f"not a PKCS #7 bundle: {' '.join(str(error).split())[:200]}")

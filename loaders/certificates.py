@@ -35,6 +35,10 @@ SAMPLE_ROWS = 16  # rows of each batch, from its start and from its end, whose c
 MAX_CERTIFICATE_BYTES = 1 << 20
 
 
+# What the library raises for extensions that it cannot read; no two of it are of one kind.
+UNREADABLE_EXTENSIONS = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+
+
 def file_stem(serial_octets: bytes) -> str:
     """Spell a serial as the file names do: BN_bn2hex, upper case, even length, no leading zero octet."""
     serial_number = serial_from_octets(serial_octets)
@@ -48,18 +52,20 @@ def is_issued_by(certificate: x509.Certificate, ca_certificate: x509.Certificate
         certificate.verify_directly_issued_by(ca_certificate)
     except UnsupportedAlgorithm:
         # MD5 and the like cannot be verified here any more; the key identifier must then do.
-        return certificate.issuer == ca_certificate.subject and _names_key_of(certificate, ca_certificate)
+        return _names_key_of(certificate, ca_certificate)
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
 
 
 def _names_key_of(certificate: x509.Certificate, ca_certificate: x509.Certificate) -> bool:
-    """RFC 5280 §4.2.1.1: the authorityKeyIdentifier is the CA's subjectKeyIdentifier."""
+    """RFC 5280 §4.2.1.1: the authorityKeyIdentifier is the CA's subjectKeyIdentifier, and its name stands there as the issuer."""
     try:
+        if certificate.issuer != ca_certificate.subject:
+            return False
         authority = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
         subject = ca_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE_EXTENSIONS):
         return False
     return authority.key_identifier == subject.digest
 
@@ -176,7 +182,7 @@ def _read_certificate(path: Path) -> x509.Certificate | None:
             if b"-----BEGIN" in data:
                 return x509.load_pem_x509_certificate(data)
             return x509.load_der_x509_certificate(data)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return None
 
 

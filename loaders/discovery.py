@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from loaders.base import Discovering, FoundIssuer, Loader
-from loaders.certificates import is_issued_by
+from loaders.certificates import UNREADABLE_EXTENSIONS, is_issued_by
 from loaders.ownership import key_id, parse_certificate
 from responder.issuers import Issuers, issuer_name, subject_and_key
 from responder.log import get_logger
@@ -119,10 +119,10 @@ def _any_issued_by(group: _Group, ca: x509.Certificate) -> bool:
 def is_ca_certificate(certificate: x509.Certificate) -> bool:
     """Say whether it is a CA's: RFC 5280 §4.2.1.9; without extensions (X.509 v1) one whose subject is its issuer."""
     try:
+        if not len(certificate.extensions):
+            return certificate.issuer == certificate.subject
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return certificate.issuer == certificate.subject
-    except (x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE_EXTENSIONS):
         return False
 
 

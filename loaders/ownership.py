@@ -11,7 +11,7 @@ import warnings
 
 from cryptography import x509
 
-from loaders.certificates import is_issued_by
+from loaders.certificates import UNREADABLE_EXTENSIONS, is_issued_by
 from loaders.entries import checked_serial
 from responder.errors import SourceUnavailable
 from responder.issuers import Issuer
@@ -30,7 +30,7 @@ def parse_certificate(der: bytes) -> x509.Certificate:
         warnings.simplefilter("ignore")  # a serial of zero or below is served like any other
         try:
             return x509.load_der_x509_certificate(der)
-        except ValueError as error:
+        except (ValueError, x509.InvalidVersion) as error:
             raise ValueError(f"not a DER certificate: {' '.join(str(error).split())[:200]}") from error
 
 
@@ -42,7 +42,7 @@ def parse_pem_certificate(text: bytes) -> x509.Certificate:
         warnings.simplefilter("ignore")
         try:
             return x509.load_pem_x509_certificate(text)
-        except ValueError as error:
+        except (ValueError, x509.InvalidVersion) as error:
             raise ValueError(f"not a PEM certificate: {' '.join(str(error).split())[:200]}") from error
 
 
@@ -67,7 +67,7 @@ def key_id(certificate: x509.Certificate, *, authority: bool) -> bytes | None:
         if authority:
             return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
         return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE_EXTENSIONS):
         return None
 
 

@@ -186,7 +186,7 @@ def load_certificate(path: Path, config_file: str, key: str) -> bytes:
     try:
         certificate = x509.load_der_x509_certificate(data)
         subject_and_key(certificate)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(config_file, key, f"{path} is not a certificate in PEM or DER: {reason}") from error
     return data

@@ -68,7 +68,7 @@ def read_certificate(data: bytes, name: str) -> x509.Certificate | None:
         if b"-----BEGIN" in data:
             return x509.load_pem_x509_certificate(data)
         return x509.load_der_x509_certificate(data)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         if b"-----BEGIN" in data:
             raise OperatorError(f"{name}: cannot be read: {str(error).splitlines()[0]}") from error
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,13 @@ def test_what_is_no_certificate_costs_one_row(tree: Tree, tmp_path: Path) -> Non
     tree.put("d.pem", tree.pem(1)[:200])
     tree.put("e.pem", tree.pem(2) + b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     tree.put("f.p7b", b"\x30\x0b\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02")
+    v2 = tree.leaves[0].certificate_der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01")
+    tree.put("v2.der", v2)
+    tree.put(
+        "v2.p7b",
+        serialize_certificates([tree.leaves[0].certificate], Encoding.DER).replace(tree.leaves[0].certificate_der, v2),
+    )
+    tree.put("v2.pem", b"-----BEGIN CERTIFICATE-----\n" + b64encode(v2) + b"\n-----END CERTIFICATE-----\n")
     os.mkfifo(tree.path / "g.pem")
     (tree.path / "h.pem").symlink_to(tmp_path / "gone.pem")
     (tree.path / "loop").symlink_to(tree.path)
@@ -92,6 +100,9 @@ def test_what_is_no_certificate_costs_one_row(tree: Tree, tmp_path: Path) -> Non
         "d.pem",
         "e.pem, certificate 2",
         "f.p7b",
+        "v2.der",
+        "v2.p7b",
+        "v2.pem",
     ]
 
 

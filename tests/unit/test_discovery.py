@@ -13,11 +13,14 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from loaders.adcs_rows import AdcsRow, issuers_of
 from loaders.base import FoundIssuer, Loader
 from loaders.discovery import MAX_ISSUERS, CertificateIssuers, issuer_lines
+from loaders.ownership import parse_certificate
 from loaders.registry import check_options, loader_class
 from responder.cli.app import build_app
 from responder.clock import ManualClock
@@ -202,6 +205,45 @@ def test_there_is_an_end_to_issuers(tmp_path: Path, capsys: pytest.CaptureFixtur
         issuers.add(certificate(ca, number + 1, key_id=number.to_bytes(4, "big")))
     assert len(issuers.found()) == MAX_ISSUERS
     assert "issuers_cut" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """A CA's certificate, one of a sub-CA, and a leaf."""
+    ca = make_ca(tmp_path_factory.mktemp("ca"))
+    sub = make_ca(tmp_path_factory.mktemp("sub"), label="sub", name="Sub CA", issuer=ca)
+    return [ca.certificate_der, sub.certificate_der, make_leaf(ca).certificate_der]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1 << 10), st.integers(0, 255)), min_size=1, max_size=8),
+    st.permutations([0, 1, 2]),
+)
+def test_damaged_certificates_end_in_issuers(
+    originals: list[bytes], changes: list[tuple[int, int, int]], order: list[int]
+) -> None:
+    """Whatever octets are changed of certificates that can be parsed nevertheless: issuers, each in one line."""
+    damaged = [bytearray(one) for one in originals]
+    for which, at, value in changes:
+        damaged[which][at % len(damaged[which])] = value
+    issuers = CertificateIssuers("source")
+    for which in order:
+        for der in (damaged[which], originals[which]):
+            try:
+                certificate = parse_certificate(bytes(der))
+            except ValueError:
+                continue
+            issuers.add(certificate)
+    assert issuers.found()
+
+    class Fake:
+        """A loader that found them."""
+
+        def discover(self) -> list[FoundIssuer]:
+            return issuers.found()
+
+    assert all(line.isprintable() for line in issuer_lines(Fake(), []))  # type: ignore[arg-type]
 
 
 def test_a_name_is_one_line(told: Told, tmp_path: Path) -> None:

@@ -181,9 +181,16 @@ def _half_pem(directory: Path, ca: PKI) -> Path:
     return path
 
 
+def _of_version_2(directory: Path, ca: PKI) -> Path:
+    path = directory / "v2.der"
+    path.write_bytes(ca.certificate_der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01"))
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
+        (_of_version_2, "is not a certificate in PEM or DER"),
         (_bundle, "holds 2 certificates, and must hold one"),
         (lambda directory, ca: write_key(directory / "key.pem", ca.key), "holds 0 certificates"),
         (_garbage, "is not a certificate in PEM or DER"),
