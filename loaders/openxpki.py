@@ -20,6 +20,7 @@ from loaders.columns import certificate_of, reason_of, seconds_of, serial_octets
 from loaders.database import IncrementalDatabaseLoader, unquoted
 from loaders.discovery import MAX_ISSUERS, name_text
 from loaders.entries import Doubts, Item, RowMaker
+from loaders.ownership import key_id
 from responder.issuers import subject_and_key
 from responder.model import CRLReason
 
@@ -46,12 +47,9 @@ class OpenXPKILoader(IncrementalDatabaseLoader):
         table = CERTIFICATE.c
         own = x509.load_der_x509_certificate(self._issuer.certificate_der)
         identifiers = {identifier_of(own)}
-        try:
-            key_id = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-        except (x509.ExtensionNotFound, ValueError):
-            pass
-        else:
-            wanted = table.subject_key_identifier == key_id.hex(":").upper()
+        identifier_of_key = key_id(own, authority=False)
+        if identifier_of_key is not None:
+            wanted = table.subject_key_identifier == identifier_of_key.hex(":").upper()
             for identifier, data in connection.execute(
                 sa.select(table.identifier, table.data).where(wanted)
             ).fetchall():

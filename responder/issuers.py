@@ -130,7 +130,7 @@ def load_issuer(ca: CAConfig, config_file: str) -> Issuer:
     except x509.ExtensionNotFound:
         # Version 1 certificates have no extensions; old private roots are of that kind.
         is_ca = certificate.version is x509.Version.v1
-    except ValueError as error:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ConfigError(config_file, key, f"{ca.certificate}: an extension cannot be read: {error}") from error
     if not is_ca:
         # RFC 5280 §4.2.1.9: a key may sign certificates only where basicConstraints asserts cA.

@@ -187,9 +187,16 @@ def _of_version_2(directory: Path, ca: PKI) -> Path:
     return path
 
 
+def _with_one_extension_twice(directory: Path, ca: PKI) -> Path:
+    path = directory / "twice.der"
+    path.write_bytes(ca.certificate_der.replace(b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x0f"))
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
+        (_with_one_extension_twice, "an extension cannot be read"),
         (_of_version_2, "is not a certificate in PEM or DER"),
         (_bundle, "holds 2 certificates, and must hold one"),
         (lambda directory, ca: write_key(directory / "key.pem", ca.key), "holds 0 certificates"),
