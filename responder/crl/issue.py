@@ -151,6 +151,7 @@ class Issue:
         self._let_go = let_go
         self._progress = progress
         self._state = CRLState()
+        self._bases: list[CRLBase | None] = []  # at most one
         self.cut: tuple[int, ...] | None = None  # after ``run``: the journal numbers that the CRLs have seen
 
     def run(self) -> list[Published]:
@@ -323,7 +324,7 @@ class Issue:
         )
         base = None
         if snapshot is not None and is_full:
-            base = snapshot.base(number, now, any_ahead=built.soonest_ahead is not None)
+            base = self._base(snapshot, number, now, any_ahead=built.soonest_ahead is not None)
         publication = Publication(
             slot=slot,
             text="",
@@ -334,6 +335,18 @@ class Issue:
             base=base,
         )
         return _Made(fresh, published, publication)
+
+    def _base(self, snapshot: Snapshot, number: int, now: float, *, any_ahead: bool) -> CRLBase | None:
+        """Return what deltas need of a complete CRL.
+
+        What lies ahead is looked for once, of all shards: it is a pass over everything. What takes effect before the last of
+        them is made stands on that one, and in the next delta once more.
+        """
+        if not any_ahead:
+            return snapshot.base(number, now, any_ahead=False)
+        if not self._bases:
+            self._bases.append(snapshot.base(number, now))
+        return self._bases[0]
 
     @property
     def _has_scope(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from responder import metrics
 from responder.clock import format_utc
 from responder.crl.depot import DIRECTORY, Depot
 from responder.crl.publisher import Stopped
+from responder.crl.snapshot import Snapshot
 from responder.errors import SignerUnavailable
 from responder.process import Stop
 from responder.roles import publish
@@ -292,6 +293,28 @@ def test_a_redis_that_has_forgotten_and_a_ca_of_another_name(make_office: MakeOf
         office.new_publisher()
         office.settle()
         assert (office.number() or 0) > number + 1, name
+
+
+def test_shards_of_which_some_lie_ahead(make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard costs a pass for its entries and one for their check; what lies ahead one more for all of them."""
+    passes, chunks = [0], Snapshot.chunks
+
+    def counting(self: Snapshot) -> Iterator[bytes]:
+        passes[0] += 1
+        return chunks(self)
+
+    monkeypatch.setattr(Snapshot, "chunks", counting)
+    at = format_utc(time.time() + 9000)
+    statuses = dict.fromkeys(range(1, 9), f"revoked {at} superseded")
+    office = make_office(
+        'shards = 4, delta_every = "1h", url = "http://crl.example.test/{shard}.crl"', statuses=statuses
+    )
+    office.turn()
+    assert passes == [4 * 2 + 1]
+    bases = office.room.store.crl_state(office.room.issuer.id).bases
+    assert [len(bases[str(shard)].ahead) for shard in range(4)] == [8] * 4
+    office.pass_time(9001)
+    assert [office.read(f"{shard}-delta").serials.keys() for shard in range(4)] == [{4, 8}, {1, 5}, {2, 6}, {3, 7}]
 
 
 def test_a_ca_whose_crls_are_not_issued_here_any_more(make_office: MakeOffice) -> None:
