@@ -110,7 +110,8 @@ def test_a_file_that_was_changed_is_issued_anew(make_office: MakeOffice, is_bare
     office.turn()
     if not is_bare:
         office.revoke(1)
-        office.settle()
+        office.turn()
+        office.pass_time(11, source_is_read=False)  # so that both are as of the same moment
     published = office.depot.get("corp", "full")
     assert published is not None
     number = published.number or 0
