@@ -1,6 +1,6 @@
 """Writes bbolt files (go.etcd.io/bbolt, format 2) as its own code lays them out: leaves, branches, overflow pages, inline buckets.
 
-Independent of loaders/bbolt.py, which reads them. Called by tests/unit/test_files_contract.py.
+Independent of loaders/bbolt.py, which reads them. Called by tests/unit/test_stepca_contract.py.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from responder.issuers import Issuer
 from tests import database_room
 from tests.loader_reading import NOW, SAMPLES, issuer_of, needs_samples
 from tests.pki import PKI, key_of, make_ca, make_leaf, name_of, utc
-from tests.unit.test_files_contract import EXP, CfsslSource, StepSqlSource, XcaSource
+from tests.unit.test_files_contract import EXP, CfsslSource, XcaSource
+from tests.unit.test_stepca_contract import StepSqlSource
 
 ADCS = SAMPLES / "adcs-edb" / "SEVENKINGDOMS-CA.edb"
 XCA = SAMPLES / "xca" / "sample.xdb"

@@ -1,13 +1,12 @@
 """The contract of loaders (loaders/contract_suite.py), on each loader of files and of small databases.
 
-Not here: the AD CS database file, of which a real one is changed (tests/unit/test_adcs_edb.py).
+Elsewhere: step-ca (test_stepca_contract.py), CRLs (test_crl_contract.py), and AD CS database files, of which a real one is
+changed (test_adcs_edb.py).
 """
 
 from __future__ import annotations
 
 import base64
-import json
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,20 +18,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from loaders.base import Discovering, Loader, Row
-from loaders.contract_suite import GOOD_ROWS, HOLD_ROW, NOW, REVOKED_ROWS, ContractSource, LoaderContract, read, rows_of
+from loaders.base import Loader, Row
+from loaders.contract_suite import GOOD_ROWS, ContractSource, LoaderContract
 from loaders.ownership import key_id
 from loaders.registry import check_options, loader_class
-from responder.errors import SourceUnavailable
 from responder.issuers import Issuer
 from responder.model import Status, serial_from_octets
-from tests.bbolt_made import make_bbolt
 from tests.certutil_dump import Printed, Printer
-from tests.crl_made import Revoked, make_crl
 from tests.database_room import issuer_of
 from tests.pki import PKI, key_of, make_leaf, name_of, utc
 from tests.unit.test_aws_pca import as_csv, as_json, record
-from tests.unit.test_stepca import directory, write
 
 EXP = " exp=2030-12-31T23:59:59Z"
 
@@ -215,140 +210,6 @@ class TestCertDir(LoaderContract):
         return [*self.rows, (b"\x0e", "good" + EXP)]
 
 
-# --- step-ca --------------------------------------------------------------------------------------------------------------
-
-
-def step_values(source: Source, rows: Sequence[Row]) -> list[tuple[bytes, bytes, bytes]]:
-    """Bucket, key and value of everything."""
-    made = []
-    for certificate, status in source.both(rows):
-        key = str(certificate.serial_number).encode()
-        made.append((b"x509_certs", key, certificate.public_bytes(Encoding.DER)))
-        if status.revoked_at is not None:
-            said = {
-                "Serial": key.decode(),
-                "RevokedAt": utc(status.revoked_at).isoformat(),
-                "ReasonCode": status.reason or 0,
-            }
-            made.append((b"revoked_x509_certs", key, json.dumps(said).encode()))
-    return made
-
-
-STEP_HOSTILE = [
-    (b"x509_certs", b"9" * 250, b"no DER"),
-    (b"x509_certs", b"\xff\xfe", b""),
-    (b"x509_certs", b"23041", b"no DER"),
-    (b"revoked_x509_certs", b"23042", b"{"),
-    (b"revoked_x509_certs", b"23043", b'{"RevokedAt": "10000-01-01T00:00:00Z"}'),
-    (b"revoked_x509_certs", b"23044", b'{"RevokedAt": "2026-01-02T03:04:05Z", "ReasonCode": 4000}'),
-    (b"revoked_x509_certs", b"1\x002", b"{}"),
-]
-
-
-class BadgerSource(Source):
-    kind = "stepca"
-    name = "db"
-
-    def put(self, values: Sequence[tuple[bytes, bytes, bytes]]) -> None:
-        directory(self.path, b"".join(write(*value, version) for version, value in enumerate(values, 1)))
-        self._count = getattr(self, "_count", 0) + 1
-        os.utime(self.path / "000000.vlog", ns=(0, self._count))
-
-    def write(self, rows: Sequence[Row]) -> None:
-        self.put(step_values(self, rows))
-
-    def write_hostile(self, rows: Sequence[Row]) -> int:
-        self.put([*STEP_HOSTILE, *step_values(self, rows)])
-        return len(STEP_HOSTILE)
-
-
-class BboltSource(Source):
-    kind = "stepca"
-    name = "step.bbolt"
-
-    def put(self, values: Sequence[tuple[bytes, bytes, bytes]]) -> None:
-        buckets: dict[bytes, dict[bytes, bytes]] = {
-            b"x509_certs": {},
-            b"revoked_x509_certs": {},
-            b"used_ott": {b"a": b"b"},
-        }
-        for bucket, key, value in values:
-            buckets[bucket][key] = value
-        self.path.write_bytes(make_bbolt(buckets))
-        self._count = getattr(self, "_count", 0) + 1
-        os.utime(self.path, ns=(0, self._count))
-
-    def write(self, rows: Sequence[Row]) -> None:
-        self.put(step_values(self, rows))
-
-    def write_hostile(self, rows: Sequence[Row]) -> int:
-        # One whose value takes pages of its own.
-        more = [*STEP_HOSTILE, (b"x509_certs", b"23045", bytes(20_000))]
-        self.put([*more, *step_values(self, rows)])
-        return len(more)
-
-
-class StepSqlSource(Source):
-    kind = "stepca"
-
-    def __init__(self, folder: Path, url: str) -> None:
-        super().__init__(folder)
-        self.url = url
-        self.engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
-        is_postgresql = url.startswith("postgresql")
-        kinds = ("BYTEA", "BYTEA") if is_postgresql else ("VARBINARY(255)", "BLOB")
-        for bucket in ("x509_certs", "revoked_x509_certs"):
-            self.execute(f"CREATE TABLE {bucket} (nkey {kinds[0]}, nvalue {kinds[1]}, PRIMARY KEY (nkey))")
-
-    def options(self) -> dict[str, Any]:
-        return {"url": self.url}
-
-    def execute(self, statement: str, *rows: dict[str, Any]) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(sa.text(statement), list(rows) or None)
-
-    def put(self, values: Sequence[tuple[bytes, bytes, bytes]]) -> None:
-        for bucket in (b"x509_certs", b"revoked_x509_certs"):
-            self.execute(f"DELETE FROM {bucket.decode()}")  # noqa: S608 - our own names
-            rows = [{"k": key, "v": value} for where, key, value in values if where == bucket]
-            if rows:
-                self.execute(f"INSERT INTO {bucket.decode()} VALUES (:k, :v)", *rows)  # noqa: S608 - our own names
-
-    def write(self, rows: Sequence[Row]) -> None:
-        self.put(step_values(self, rows))
-
-    def write_hostile(self, rows: Sequence[Row]) -> int:
-        self.put([*STEP_HOSTILE, *step_values(self, rows)])
-        return len(STEP_HOSTILE)
-
-    def take_away(self) -> None:
-        self.execute("DROP TABLE x509_certs")
-
-
-class TestStepCaBadger(LoaderContract):
-    hold = None
-
-    @pytest.fixture
-    def source(self, tmp_path: Path) -> BadgerSource:
-        return BadgerSource(tmp_path)
-
-
-class TestStepCaBbolt(LoaderContract):
-    hold = None
-
-    @pytest.fixture
-    def source(self, tmp_path: Path) -> BboltSource:
-        return BboltSource(tmp_path)
-
-
-class TestStepCaSql(LoaderContract):
-    hold = None
-
-    @pytest.fixture
-    def source(self, tmp_path: Path, mariadb: str) -> StepSqlSource:
-        return StepSqlSource(tmp_path, mariadb)
-
-
 # --- cfssl ----------------------------------------------------------------------------------------------------------------
 
 CFSSL = {
@@ -526,73 +387,3 @@ class TestXca(LoaderContract):
     @pytest.fixture
     def source(self, tmp_path: Path) -> XcaSource:
         return XcaSource(tmp_path)
-
-
-# --- CRLs -----------------------------------------------------------------------------------------------------------------
-
-
-class CRLSource(Source):
-    kind = "crl"
-    name = "corp.crl"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._number = 0
-        self._rows: list[Row] | None = None
-
-    def write(self, rows: Sequence[Row]) -> None:
-        if list(rows) != self._rows:  # a CRL that was signed anew is another one
-            self.publish(rows)
-        self._rows = list(rows)
-
-    def publish(self, rows: Sequence[Row], *more: Revoked) -> None:
-        entries: list[Revoked] = []
-        for serial, text in rows:
-            status = Status.from_text(text)
-            if status.revoked_at is not None:
-                reason = None if status.reason is None else REASONS[status.reason.asn1_name]
-                entries.append((serial_from_octets(serial), status.revoked_at, reason))
-        self._number += 1
-        crl = make_crl(self.ca, [*more, *entries], number=self._number, this_update=int(NOW) - 1000 + self._number)
-        self.path.write_bytes(crl)
-        os.utime(self.path, (NOW - 1000, NOW - 1000 + self._number))
-
-    def write_hostile(self, rows: Sequence[Row]) -> int:
-        # What cannot be understood of a signed list makes all of it unusable; these two are left.
-        self.publish(rows, (0x0901, int(NOW) - 5000, "remove_from_crl"), (0x0902, -5000))
-        return 2
-
-
-REASONS = {
-    "keyCompromise": "key_compromise",
-    "cACompromise": "ca_compromise",
-    "affiliationChanged": "affiliation_changed",
-    "superseded": "superseded",
-    "cessationOfOperation": "cessation_of_operation",
-    "certificateHold": "certificate_hold",
-    "privilegeWithdrawn": "privilege_withdrawn",
-    "aACompromise": "aa_compromise",
-}
-
-
-class TestCRL(LoaderContract):
-    rows = tuple((serial, text.removesuffix(EXP)) for serial, text in REVOKED_ROWS)  # an entry tells no expiry
-    hold = (HOLD_ROW[0], HOLD_ROW[1].removesuffix(EXP))
-
-    @pytest.fixture
-    def source(self, tmp_path: Path) -> CRLSource:
-        return CRLSource(tmp_path)
-
-    def test_a_source_that_is_gone_is_an_error_of_one_line(self, source: ContractSource) -> None:
-        """Unless its CRL was believed before: that one holds until its nextUpdate, wherever its file has gone."""
-        source.write(self.rows)
-        loader = source.open()
-        before = rows_of(read(loader.snapshot()))
-        source.take_away()
-        assert rows_of(read(loader.snapshot())) == before
-        fresh = source.open()
-        assert isinstance(fresh, Discovering)
-        for ask in (fresh.peek, fresh.snapshot, fresh.discover):
-            with pytest.raises(SourceUnavailable) as caught:
-                ask()
-            assert "\n" not in str(caught.value)
