@@ -53,12 +53,15 @@ class Batch:
     """Some thousand rows of a snapshot. ``position`` of ``Snapshot.size`` was read when it was made.
 
     ``released`` are explicit releases from hold with the status that holds now, such as a row marked removeFromCRL.
+    ``issued`` say that a certificate was issued, and nothing of revocations, such as a precertificate's row: they count
+    where no other row of the reading speaks of the serial.
     """
 
     rows: list[Row]
     released: list[Row] = field(default_factory=list)
     rejected: list[RowRejected] = field(default_factory=list)
     position: int = 0
+    issued: list[Row] = field(default_factory=list)
 
 
 class Snapshot(Protocol):
@@ -134,7 +137,9 @@ class Rows:
             count += len(batch.rows)
             if not self.size:
                 batch.position = count
-            digest.update(repr((batch.rows, batch.released, [str(row) for row in batch.rejected])).encode())
+            digest.update(
+                repr((batch.rows, batch.released, [str(row) for row in batch.rejected], batch.issued)).encode()
+            )
             yield batch
         self.fingerprint, self.cursor, self.whole = digest.hexdigest(), self._cursor(), True
 

@@ -40,9 +40,11 @@ class CatchUp:
         self._seen: dict[bytes, str] = {}
         self._complained: set[str] = set()
         self._good: dict[bytes, str] = {}  # of one reading: good rows that wait for its end
+        self._issued: dict[bytes, str] = {}  # likewise, those that say no more
         self._not_good: set[bytes] = set()  # serials of its other rows
         self.cursor: str | None = None
         self.touched: set[bytes] = set()  # serials that were brought in since the last whole pass began
+        self.listed: set[bytes] = set()  # likewise, but of which no more is known than that they were issued
 
     @property
     def saved_cursor(self) -> str | None:
@@ -69,6 +71,7 @@ class CatchUp:
     def begin_pass(self) -> None:
         """Have a whole pass begin: from now on its serials are ``touched`` and its errors news."""
         self.touched.clear()
+        self.listed.clear()
         self._complained.clear()
 
     def is_news(self, error: LoadError) -> bool:
@@ -95,6 +98,7 @@ class CatchUp:
         report, reading = PassReport(self._issuer.name, changes.as_of), Reading()
         report.until = getattr(changes, "until", None)
         self._good.clear()
+        self._issued.clear()
         self._not_good.clear()
         try:
             for batch in changes.batches():
@@ -133,10 +137,11 @@ class CatchUp:
                 self._not_good.add(serial_octets)
                 if self._seen.get(serial_octets) != text:
                     fresh.append((serial_octets, text))
+        self._issued.update(row for row in batch.issued if self._seen.get(row[0]) != row[1])
         released = [row for row in batch.released if self._seen.get(row[0]) != row[1]]
         self._apply(fresh, "row", report)
         self._apply(released, "release", report)
-        if len(self._good) > MAX_GOOD:
+        if len(self._good) + len(self._issued) > MAX_GOOD:
             self._take_good(report)
 
     def _take_good(self, report: PassReport) -> None:
@@ -148,7 +153,10 @@ class CatchUp:
         signal = signal_of(self._loader)
         # reading.refuse_holds: nothing is released under webpki.
         self._apply(rows, "row" if signal == "release" and self._issuer.profile == "webpki" else signal, report)
+        issued = [row for row in self._issued.items() if row[0] not in self._not_good and row[0] not in self._good]
+        self._apply(issued, "issued", report)
         self._good.clear()
+        self._issued.clear()
 
     def _apply(self, rows: list[Row], signal: Signal, report: PassReport) -> None:
         if not rows:
@@ -156,7 +164,8 @@ class CatchUp:
         report.done.add(apply(self._store, self._issuer.id, rows, signal=signal, now=self._clock.now()))
         if len(self._seen) + len(rows) > MAX_SEEN:
             self._seen.clear()
+        touched = self.listed if signal == "issued" else self.touched
         for serial_octets, text in rows:
             self._seen[serial_octets] = text
-            self.touched.add(serial_octets)
+            touched.add(serial_octets)
         report.listed += len(rows)

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from loaders.base import Row
 from loaders.spool import SpooledRow
 from responder.errors import LoadError
 from responder.model import CertStatus, Status
 from responder.revocation import Signal
+
+_ISSUED = "issued "  # before the text of a Batch's ``issued`` rows, as long as they are in the spool
+
+
+def marked(rows: Sequence[Row]) -> list[Row]:
+    """Return a Batch's ``issued`` as rows for a spool, where they are told apart from others."""
+    return [(serial, _ISSUED + text) for serial, text in rows]
+
+
+def without_marked(rows: Sequence[SpooledRow]) -> tuple[list[SpooledRow], dict[bytes, str]]:
+    """Part rows: those without a mark, and what the marked say of serials of which no other row speaks."""
+    plain = [row for row in rows if not row[2].startswith(_ISSUED)]
+    known = {serial for _, serial, _ in plain}
+    alone = {
+        serial: text.removeprefix(_ISSUED)
+        for _, serial, text in rows
+        if serial not in known and text.startswith(_ISSUED)
+    }
+    return plain, alone
 
 
 def without_duplicates(

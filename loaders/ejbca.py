@@ -45,6 +45,7 @@ NOT_REVOKED = -1  # revocationReason
 # type: 0 "limited" rows, made from a CRL or by a publisher; 1 end entity, 2 sub CA, 8 root CA. Others are no X.509.
 TYPES = (0, 1, 2, 8)
 CA_TYPES = (2, 8)
+PRECERTIFICATE = "P"  # tag: the final certificate, of the same serial, may have a row of its own
 SAMPLE_ROWS = 16  # certificates of one reading that are compared with their rows
 MAX_CAS = 10_000
 _CHAIN = re.compile(rb"<string>\s*(MII[A-Za-z0-9+/=\s]{100,65536})</string>")
@@ -66,7 +67,9 @@ _COLUMNS = (
     "updateTime",
     "cAFingerprint",
     "invalidityDate",
+    "tag",
 )
+_TAG = _COLUMNS.index("tag")
 CERTIFICATES = unquoted("CertificateData", *_COLUMNS, "issuerDN", "subjectDN", "type", "base64Cert")
 NO_CONFLICT = unquoted("NoConflictCertificateData", "id", *_COLUMNS, "issuerDN", "type")
 BASE64 = unquoted("Base64CertData", "fingerprint", "base64Cert")
@@ -193,9 +196,10 @@ class EJBCALoader(IncrementalDatabaseLoader):
     def batch(self, rows: Sequence[Any], make: RowMaker) -> Batch:
         """Take the ordinary rows here and the odd in ``item``, which takes for the same whatever is taken here (a test compares)."""
         batch = Batch([])
-        append, mine, words, text = batch.rows.append, self._mine, _WORDS, seconds_text
+        append, append_issued = batch.rows.append, batch.issued.append
+        mine, words, text = self._mine, _WORDS, seconds_text
         for row in rows:
-            _, serial, status, reason, revoked, expires, _, ca, invalid = row
+            _, serial, status, reason, revoked, expires, _, ca, invalid, tag = row
             try:
                 if (
                     ca in mine
@@ -207,7 +211,11 @@ class EJBCALoader(IncrementalDatabaseLoader):
                     number = int(serial)
                     octets = number.to_bytes(number.bit_length() // 8 + 1, "big")
                     if status == 20 or status == 21:
-                        append((octets, f"good exp={text(expires // 1000)}"))
+                        good = (octets, f"good exp={text(expires // 1000)}")
+                        if tag == PRECERTIFICATE:
+                            append_issued(good)
+                        else:
+                            append(good)
                         continue
                     if status == REVOKED and revoked > 0 and (invalid is None or invalid <= 0) and reason in words:
                         append((octets, f"revoked {text(revoked // 1000)}{words[reason]} exp={text(expires // 1000)}"))
@@ -217,9 +225,20 @@ class EJBCALoader(IncrementalDatabaseLoader):
             self.put(row, make, batch)
         return batch
 
+    def put(self, row: Any, make: RowMaker, batch: Batch) -> None:
+        """Put into the batch what one row says; a precertificate's says no more than that it was issued, unless it is revoked."""
+        if row[_TAG] != PRECERTIFICATE:
+            super().put(row, make, batch)
+            return
+        alone = Batch([])
+        super().put(row, make, alone)
+        batch.rejected += alone.rejected
+        for one in [*alone.rows, *alone.released]:
+            (batch.issued if one[1].startswith("good") else batch.rows).append(one)
+
     def item(self, row: Any, make: RowMaker) -> Item | None:
         """Say what a row says, as EJBCA itself decides it; None: another generation's."""
-        _, serial, status, reason, revoked, expires, _, ca, invalid = row
+        _, serial, status, reason, revoked, expires, _, ca, invalid, _ = row
         where, doubts = self.row_name(row), Doubts()
         octets = serial_from_decimal(str(serial).strip())
         not_after = int(expires) // 1000 if expires and expires > 0 else None
@@ -275,7 +294,7 @@ class EJBCALoader(IncrementalDatabaseLoader):
             if len(batch.rows) >= 10_000:
                 yield batch
                 batch = Batch([])
-        if batch.rows or batch.released or batch.rejected:
+        if batch.rows or batch.released or batch.rejected or batch.issued:
             yield batch
 
     def _compare_some(self, connection: sa.Connection, make: RowMaker) -> Batch:
@@ -320,8 +339,10 @@ def _readable(blob: Any) -> x509.Certificate | None:
 def _winner(rows: list[Any]) -> Any:
     """Return which of several rows of one certificate, by updateTime, EJBCA takes.
 
-    A permanent revocation before all else, and of several the first; without one the latest row.
+    A permanent revocation before all else, and of several the first; without one the latest row, of a precertificate only
+    where there is no other.
     """
     not_for_good = (NOT_REVOKED, CRLReason.CERTIFICATE_HOLD, CRLReason.REMOVE_FROM_CRL)
     permanent = [row for row in rows if row[2] in (REVOKED, ARCHIVED) and row[3] not in not_for_good]
-    return permanent[0] if permanent else rows[-1]
+    final = [row for row in rows if row[_TAG] != PRECERTIFICATE]
+    return permanent[0] if permanent else (final or rows)[-1]

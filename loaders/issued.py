@@ -230,5 +230,5 @@ def _cursor(read: str, state: str) -> str:
 
 def _as_list(batch: Batch) -> Batch:
     """Return a batch as a list of the issued: that a hold is over is for the CRL to say."""
-    rows: list[Row] = [*batch.rows, *batch.released] if batch.released else batch.rows
+    rows: list[Row] = [*batch.issued, *batch.rows, *batch.released] if batch.released or batch.issued else batch.rows
     return Batch(rows, rejected=batch.rejected)

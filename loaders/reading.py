@@ -58,6 +58,7 @@ class Reading:
     released: dict[bytes, str] = field(default_factory=dict)  # unless another row says that it is revoked
     kept: set[bytes] = field(default_factory=set)
     presumed: dict[bytes, str] = field(default_factory=dict)
+    issued: dict[bytes, str] | None = None  # of no other row; None: the source makes no such distinction
     is_blind: bool = False  # a row whose serial nobody knows: whatever is missing may be that row
     count: int = 0  # of rejected rows, which may list certificates too
 

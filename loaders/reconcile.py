@@ -18,7 +18,7 @@ from typing import NamedTuple
 from cryptography.x509 import ocsp
 
 from loaders.base import Loader, signal_of
-from loaders.duplicates import without_duplicates
+from loaders.duplicates import marked, without_duplicates, without_marked
 from loaders.reading import Reading, refuse_holds
 from loaders.registry import open_loader
 from loaders.runner import is_ahead
@@ -173,6 +173,7 @@ class Reconciler:
                     refuse_holds(batch, self._loader.name)
                 spool.add(batch.rows)
                 spool.add(batch.released)
+                spool.add(marked(batch.issued))
                 for row in batch.rejected:
                     reading.take(row)
             result.as_of, result.rows, result.rejected = snapshot.as_of, spool.count, reading.count
@@ -188,8 +189,10 @@ class Reconciler:
     ) -> Iterator[tuple[dict[bytes, str], dict[bytes, str], dict[bytes, str]]]:
         """Yield what source, Redis and CRLs say, for a part of the serials each time."""
         for number in range(1 << bits):
-            unique, _ = without_duplicates(rows.group(number, bits), self._loader.name, signal_of(self._loader))
-            source = {octets: text for _, octets, text in unique if octets not in self._kept}
+            plain, source = without_marked(rows.group(number, bits))
+            unique, _ = without_duplicates(plain, self._loader.name, signal_of(self._loader))
+            source.update((octets, text) for _, octets, text in unique)
+            source = {octets: text for octets, text in source.items() if octets not in self._kept}
             wanted = [
                 bucket for bucket in dict.fromkeys(buckets.leaves[number :: 1 << bits]) if bucket in buckets.buckets
             ]
@@ -210,7 +213,7 @@ class Reconciler:
         try:
             for batch in snapshot.batches():
                 presumed = [(row.serial_octets, row.presumed) for row in batch.rejected]
-                for octets, text in [*batch.rows, *batch.released, *presumed]:
+                for octets, text in [*batch.issued, *batch.rows, *batch.released, *presumed]:
                     if octets is None or text is None:
                         continue
                     if octets in suspects and not found.get(octets, "").startswith("revoked"):

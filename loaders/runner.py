@@ -18,8 +18,8 @@ from pathlib import Path
 from loaders.base import Loader, LoaderOptions, Row, Snapshot, is_consistent, signal_of
 from loaders.catch_up import CatchUp
 from loaders.dry_run import dry
-from loaders.duplicates import without_duplicates
-from loaders.reading import PassReport, Reading, refuse_holds
+from loaders.duplicates import marked, without_duplicates, without_marked
+from loaders.reading import MAX_KEPT_SERIALS, PassReport, Reading, refuse_holds
 from loaders.registry import open_loader
 from loaders.rejects import RejectsFile
 from loaders.report import record_import
@@ -180,6 +180,9 @@ class Runner:
             if batch.released:
                 spool.add(batch.released)
                 reading.released.update(batch.released)
+            if batch.issued:
+                spool.add(marked(batch.issued))
+                reading.issued = reading.issued or {}
             for row in batch.rejected:
                 reading.take(row)
                 self._reject(row, report)
@@ -246,8 +249,9 @@ class Runner:
         if getattr(self._loader, "keeps_vanished", False):
             sees_removals = False  # what is no longer in such a source was issued all the same
         # What the changes have brought in meanwhile is newer than this reading: its rows of those serials are passed over.
-        touched = self._catch_up.touched
-        reading.kept |= touched
+        # But where they only say that something was issued: then what else is said of it counts.
+        touched, listed = self._catch_up.touched, self._catch_up.listed
+        reading.kept |= touched | listed
         terms = PassTerms(
             now=now,
             retention_s=self._issuer.config.retention,
@@ -267,7 +271,7 @@ class Runner:
             report.done.add(done)
             self._go_on()
             meanwhile()
-            reading.kept |= touched
+            reading.kept |= touched | listed
         for serial_octets in touched:
             reading.released.pop(serial_octets, None)
             reading.presumed.pop(serial_octets, None)
@@ -275,6 +279,9 @@ class Runner:
         report.removes_next = bool(self._gone)
         if releasing:
             report.done.add(apply(self._store, ca, reading.released.items(), signal="release", now=now))
+        if reading.issued:
+            alone = [row for row in reading.issued.items() if row[0] not in touched]
+            report.done.add(apply(self._store, ca, alone, signal="issued", now=now))
         self._presume(reading.presumed, report, now)
         is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
         if terms.goods_say_issued and reading.released and not releasing:
@@ -291,6 +298,10 @@ class Runner:
             self._go_on()
             rows = spool.group(number, bits)
             done += len(rows)
+            if reading.issued is not None:
+                rows, alone = without_marked(rows)
+                reading.kept |= alone.keys()
+                self._keep_issued(alone, reading.issued, report)
             unique, conflicts = without_duplicates(rows, self._loader.name, signal_of(self._loader))
             for conflict in conflicts:
                 self._reject(conflict, report)
@@ -306,6 +317,14 @@ class Runner:
                     unique = [row for row in unique if row[1] not in reading.released]
             yield number, bits, unique
             progress("comparing", done, spool.count)
+
+    def _keep_issued(self, alone: dict[bytes, str], issued: dict[bytes, str], report: PassReport) -> None:
+        """Keep for the end of the pass what was issued, and nothing more is said of: as rows it would end holds."""
+        if len(issued) + len(alone) <= MAX_KEPT_SERIALS:
+            issued.update(alone)
+        elif alone:
+            reason = f"more than {MAX_KEPT_SERIALS} rows only say that something was issued: {len(alone)} are left out"
+            self._reject(LoadError(self._loader.name, "", reason), report)
 
     def _presume(self, presumed: dict[bytes, str], report: PassReport, now: float) -> None:
         """Revoke what surely is revoked, though nobody knows when or why, unless it is revoked already."""

@@ -35,6 +35,7 @@ _NAMES = [
     "subjectDN",
     "type",
     "updateTime",
+    "tag",
 ]
 FAR = 1_924_991_999_000  # 2030-12-31T23:59:59Z, milliseconds
 
@@ -85,6 +86,7 @@ def row(ca: str, issuer: str, serial: str, **values: Any) -> dict[str, Any]:
         "subjectDN": "CN=x",
         "type": 1,
         "updateTime": 1_794_000_000_000,
+        "tag": None,
     } | values
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mssql, oracle
 
 from loaders import ejbca
 from loaders.base import Batch, Loader, Row
-from loaders.contract_suite import ContractSource, LoaderContract, read, rows_of
+from loaders.contract_suite import NOW, ContractSource, LoaderContract, read, rows_of
 from loaders.ejbca import EJBCALoader, EJBCAOptions
 from loaders.entries import RowMaker
 from loaders.registry import check_options
@@ -172,6 +172,59 @@ def test_every_status_and_reason(source: EJBCASource) -> None:
     assert found == {str(100 + at): text for at, (_, text) in enumerate(STATUSES)}
 
 
+def precertificates(source: EJBCASource) -> None:
+    """Have EJBCA store precertificates too: their serials stand there twice."""
+    where = "" if source.url.startswith("postgresql") else " ON CertificateData"
+    source.execute(f"DROP INDEX certificatedata_idx12{where}")
+
+
+def test_a_precertificates_row_says_that_it_was_issued(
+    source: EJBCASource, redis_server: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """Beside the final's row it says nothing, unless it is revoked; alone it is good (BR §4.9.9). No conflict is told."""
+    precertificates(source)
+    hold = {"status": 40, "revocationDate": AT_MS, "revocationReason": 6}
+    revoked = {"status": 40, "revocationDate": AT_MS, "revocationReason": 1}
+    source.insert(
+        *(source.row(serial, tag="P") | {"fingerprint": f"{serial:040x}"} for serial in (1, 2, 3, 4)),
+        source.row(6, tag="P", **(revoked | {"revocationReason": 8})) | {"fingerprint": f"{6:040x}"},
+        source.row(5, tag="P", **revoked) | {"fingerprint": f"{5:040x}"},
+        source.row(1, **revoked),
+        source.row(2, **hold),
+        source.row(3),
+        source.row(5),
+        source.row(6, **hold),
+    )
+    ca = source.issuer.id
+    store = redis_server().store()
+    loader, options = source.open(), EJBCAOptions(url=source.url)
+    runner = Runner(store, source.issuer, loader, options, ManualClock(NOW), tmp_path / "spool")
+    report = runner.run()
+    assert [error.row for error in report.errors] == ["serial 05"], "revoked as a precertificate alone: one to look at"
+    key, held, good = f"revoked {AT} keyCompromise {EXP}", f"revoked {AT} certificateHold {EXP}", f"good {EXP}"
+    expected = dict(zip(range(1, 7), (key, held, good, good, key, held), strict=True))
+
+    def stored() -> dict[int, str | None]:
+        return {serial: store.find_status(ca, bytes([serial])) for serial in range(1, 7)}
+
+    assert stored() == expected
+    # It changes after the final was put on hold: that is not released, nor is an alarm raised.
+    source.updated = int(NOW) * 1000
+    source.execute(
+        "UPDATE CertificateData SET status = 21, updateTime = :at WHERE tag = 'P' AND status = 20", at=source.updated
+    )
+    report = runner.changes()
+    assert (report.done.refused, report.rejected) == ({}, 0)
+    assert stored() == expected
+    # While a whole pass reads, too: what that says of the final counts.
+    source.execute(
+        "UPDATE CertificateData SET status = 40, revocationDate = :at, revocationReason = 1 WHERE serialNumber = '3' AND tag IS NULL",
+        at=AT_MS,
+    )
+    runner.run(meanwhile=lambda: runner.changes() and None)
+    assert stored() == expected | {3: key}
+
+
 def test_the_quick_way_takes_what_the_careful_way_takes(issuer: Issuer) -> None:
     """Whatever ``batch`` takes by itself is what ``item`` makes of it."""
     loader = EJBCALoader(EJBCAOptions(url="sqlite://"), issuer, [], ManualClock(0.0))
@@ -189,11 +242,13 @@ def test_the_quick_way_takes_what_the_careful_way_takes(issuer: Issuer) -> None:
             0,
             pick(["mine", "mine", None]),
             pick([None, -1, AT_MS]),
+            pick([None, None, "P", "x"]),
         )
         quick, careful = loader.batch([row], make), Batch([])
         loader.put(row, make, careful)
-        assert (quick.rows, quick.released, [str(one) for one in quick.rejected]) == (
+        assert (quick.rows, quick.issued, quick.released, [str(one) for one in quick.rejected]) == (
             careful.rows,
+            careful.issued,
             careful.released,
             [str(one) for one in careful.rejected],
         )
