@@ -46,7 +46,7 @@ class Encoded:
     count: int
     soonest_ahead: int | None  # POSIX seconds of the first revocation that is dated ahead, and so left out
     expired: int  # left out since they expired before drop_expired_before
-    reasons_left_out: int
+    reasons_left_out: int  # with bit 0 in Terms.reasons: how many say unspecified
 
 def pack_revoked(flat: Sequence[bytes]) -> bytes:
     """Turn a reply of HGETALL (serial in hex, status text, …) into a chunk of records, sorted.

@@ -552,6 +552,7 @@ def encode_entries(bytes chunk not None, Terms terms not None, *, bint first=Fal
             elif reason == 0:
                 reason = NO_REASON
             if reason == NO_REASON and terms.reasons & 1:
+                encoded.reasons_left_out += status.reason <= 0  # else it is counted already
                 reason = 0
             at = put_entry(at, &record, revoked_at, reason, status.invalidity_date, issuer, issuer_size)
             issuer_size = 0

@@ -304,7 +304,15 @@ class Issue:
             synced = disk.submit(sync, fresh)
             self._check(fresh, wanted, extensions, head, terms, now)
             synced.result()
-        if built.reasons_left_out:
+        if built.reasons_left_out and terms.reasons & 1:
+            log.warning(
+                "crl_reasons_unspecified",
+                ca=office.issuer.name,
+                slot=slot,
+                entries=built.reasons_left_out,
+                text="the entry of a CA certificate must tell the most appropriate reason (BR §7.2.2), and linters refuse unspecified: name one in the CA's database",
+            )
+        elif built.reasons_left_out:
             log.warning("crl_reasons_left_out", ca=office.issuer.name, slot=slot, entries=built.reasons_left_out)
         published = Published(
             ca=office.issuer.name,

@@ -430,7 +430,9 @@ def test_cas_that_are_revoked_for_some_reason(make_office: MakeOffice) -> None:
     office = make_office(
         f'scope = "cas", url = "{URL}", delta_every = "1h"', profile="webpki", statuses={**texts, 4: GOOD}
     )
-    office.turn()
+    with capture_logs() as logs:
+        office.turn()
+    assert [line["entries"] for line in logs if line["event"] == "crl_reasons_unspecified"] == [2]
     assert office.read().serials == {1: "unspecified", 2: "keyCompromise", 3: "unspecified"}
     office.revoke(4, text=texts[1])
     office.settle()
