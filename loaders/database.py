@@ -38,14 +38,15 @@ NARROW_S = 30  # overlap of most polls: clocks of one farm and short transaction
 WIDE_EVERY_S = 60.0  # the whole overlap is read this often
 CURSOR_VERSION = "1"
 
-# What the first statement of a transaction makes of it, by SQLAlchemy's name of the database.
+# What the first statement of a transaction makes of it, by SQLAlchemy's name of the database. Python's sqlite3 begins none for a
+# SELECT by itself; this one locks nothing before it reads, and then as a reader alone.
 _BEGIN = {
     "postgresql": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
     "mysql": "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     "mariadb": "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     "oracle": "SET TRANSACTION READ ONLY",
     "mssql": "SET TRANSACTION ISOLATION LEVEL SNAPSHOT",
-    "sqlite": "PRAGMA query_only = 1",
+    "sqlite": "BEGIN DEFERRED",
 }
 # Dates of the databases' own types come and are compared in UTC, whatever the server's zone.
 _MYSQL = {
@@ -172,6 +173,8 @@ class Database:
                 weakref.finalize(self, self._engine.dispose)
                 if self._engine.driver == "psycopg":
                     sa.event.listen(self._engine, "connect", _read_any_date)
+                elif self._engine.dialect.name == "sqlite":
+                    sa.event.listen(self._engine, "connect", _read_only)
             with self._engine.connect() as connection:
                 connection.exec_driver_sql(_BEGIN.get(connection.dialect.name, "SELECT 1"))
                 yield connection
@@ -212,6 +215,11 @@ def _columns_of(connection: sa.Connection, statement: sa.Select[Any]) -> frozens
         if error.connection_invalidated:
             raise
         return frozenset()
+
+
+def _read_only(connection: Any, _record: object) -> None:
+    """Have SQLite refuse to write."""
+    connection.execute("PRAGMA query_only = 1")
 
 
 def _read_any_date(connection: Any, _record: object) -> None:

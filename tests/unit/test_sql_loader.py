@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from loaders import registry
+from loaders import database, registry
 from loaders.base import Incremental, Loader, Row
 from loaders.contract_suite import ContractSource, LoaderContract, read, rows_of
 from loaders.registry import check_options, loader_class
@@ -284,3 +286,30 @@ def test_a_loader_that_cannot_be_loaded_is_one_line(issuer: Issuer, monkeypatch:
     monkeypatch.setattr(registry, "entry_points", lambda **_: [point])
     with pytest.raises(ConfigError, match="cannot be loaded: ModuleNotFoundError: No module named 'no'"):
         loader_class(issuer, "revocast.toml")
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_writer_between_two_pages_tears_no_reading(
+    journal: str, tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite: a reading sees one state. With a write-ahead log the writer goes on; without, it waits until the reading is done."""
+    monkeypatch.setattr(database, "PAGE_ROWS", 2)
+    source = SQLSource(f"sqlite:///{tmp_path}/db", issuer, updated=None)
+    revoked = "revoked 2026-01-02T03:04:05Z"
+    source.write([(bytes([serial]), "good" if serial < 4 else revoked) for serial in range(1, 6)])
+    with closing(sqlite3.connect(tmp_path / "db", timeout=0, isolation_level=None)) as writer:
+        writer.execute(f"PRAGMA journal_mode = {journal}")
+        first = read(source.open().snapshot())
+        reading = source.open().snapshot().batches()
+        batches = [next(reading)]
+        change = "DELETE FROM certs WHERE serial LIKE '%5'"
+        if journal == "wal":
+            writer.execute(change)
+        else:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                writer.execute(change)
+        batches += reading
+        assert rows_of(batches) == rows_of(first)
+        assert len(rows_of(first)) == 5
+        writer.execute(change)
+        assert len(rows_of(read(source.open().snapshot()))) == 4
