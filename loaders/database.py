@@ -12,7 +12,7 @@ import re
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -326,6 +326,10 @@ class DatabaseLoader(ABC):
         return found == (self._issuer.subject_der, self._issuer.public_key_octets)
 
     # --- readings ----------------------------------------------------------------------------------------------------
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """One read-only transaction; raises SourceUnavailable."""
+        return self._database.reading()
 
     def peek(self) -> str:
         """Return always the same: whole passes alone see what changed, as often as ``reconcile`` says."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -31,6 +33,8 @@ def check(config: ConfigFile) -> None:
     with audit.opened(settings, config, "check"):  # each key is tried
         findings += _signers(settings, str(config))
     findings += _store(settings)
+    for look in entry_points(group="revocast.services", name="check"):
+        findings += look.load()(settings, config)
     table = Table("", "what", "found", show_lines=False)
     for finding in findings:
         table.add_row(f"[{STYLES[finding.level]}]{finding.level}[/]", escape(finding.subject), escape(finding.text))

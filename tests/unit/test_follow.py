@@ -14,13 +14,20 @@ from pathlib import Path
 import pytest
 import structlog
 
+from loaders import follow, reconcile
 from loaders.follow import AS_OF_EVERY_S, POLL_S, CAFollower, follow_all
 from responder import revocation
 from responder.clock import Clock, SystemClock
 from responder.config import HOUR_S
 from responder.errors import ConfigError, StoreUnavailable
 from responder.log import configure_logging
-from responder.metrics import SOURCE_ERRORS, SOURCE_HELD_BACK, SOURCE_REJECTED
+from responder.metrics import (
+    SOURCE_COMPARED_AT,
+    SOURCE_DIFFERENCES,
+    SOURCE_ERRORS,
+    SOURCE_HELD_BACK,
+    SOURCE_REJECTED,
+)
 from responder.model import CRLReason
 from responder.process import Stop
 from responder.store.redis_store import Store
@@ -434,3 +441,80 @@ def is_reading(pid: int) -> bool:
         except OSError:
             continue
     return False
+
+
+# --- the scheduled comparison ------------------------------------------------------------------------------------------
+
+
+class Turns:
+    """A Stop that lets time pass on the room's clock, does what a test wants before each comparison, and then stops."""
+
+    def __init__(self, room: LoaderRoom, *before: Callable[[], None]) -> None:
+        self._room = room
+        self._before = list(before)
+        self.waited: list[float] = []
+
+    def wait(self, seconds: float) -> bool:
+        self.waited.append(seconds)
+        self._room.pass_time(seconds)
+        if not self._before:
+            return True
+        self._before.pop(0)()
+        return False
+
+
+def test_comparing_on_a_schedule(
+    tmp_path: Path, redis_server: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each ``compare`` the differences are counted anew, and told; a comparison that fails leaves the last result and its time."""
+    monkeypatch.setattr(reconcile, "LOOK_AGAIN_AFTER_S", 0)
+    monkeypatch.setattr(follow, "COMPARED_ANSWERS", 0)
+    room = LoaderRoom(tmp_path, redis_server())
+    room.configure(', compare = "6h"')
+    room.load(good("01"), revoked("02"))
+    place = room.store.locate(room.issuer.id, [b"\2"])[0]
+    key = room.store.layout.status(room.issuer.id, place.bucket)
+    away = tmp_path / "away.txt"
+    told: list[tuple[float, float]] = []
+
+    def note() -> None:
+        told.append((metric(SOURCE_DIFFERENCES), metric(SOURCE_COMPARED_AT) - NOW))
+
+    def alter() -> None:
+        room.redis.hset(key, "02", f"good {EXP}")
+
+    def lose() -> None:
+        note()
+        room.index.rename(away)
+
+    def restore() -> None:
+        note()
+        away.rename(room.index)
+        room.redis.hset(key, "02", f"revoked {AT} {EXP}")
+
+    began = room.clock.now() - NOW
+    turns = Turns(room, alter, lose, restore)
+    with structlog.testing.capture_logs() as logs:
+        follow._compare(room.config, room.config_file, room.issuers, room.issuer, room.clock, turns)  # type: ignore[arg-type]
+    note()
+    six = 6 * HOUR_S
+    assert turns.waited == [six] * 4
+    assert told == [(1.0, began + six), (1.0, began + six), (0.0, began + 3 * six)]
+    compared = [entry for entry in logs if entry["event"] != "index_owner_unchecked"]
+    events = ["source_differs", "source_compared", "compare_failed", "source_compared"]
+    assert [entry["event"] for entry in compared] == events
+    assert "serial 02: Redis: the source says 'revoked" in compared[0]["difference"]
+
+
+def test_only_where_the_configuration_asks_for_it(
+    tmp_path: Path, redis_server: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of its own for each CA that has ``compare``, beside the follower's."""
+    room = LoaderRoom(tmp_path, redis_server(), SystemClock())
+    compared: list[str] = []
+    monkeypatch.setattr(follow, "_compare", lambda *arguments: compared.append(arguments[3].name))
+    for source, names in (("", []), (', compare = "1h"', ["corp"])):
+        room.configure(source)
+        stop = Stop()
+        follow_all(room.config, room.config_file, room.clock, stop, stop.set)
+        assert compared == names
