@@ -10,18 +10,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from responder import metrics
 from responder.clock import Clock, format_utc
 from responder.config import Config
 from responder.config_crl import FULL
-from responder.crl.acceptance import CRLSigner as ForeignSigner
-from responder.crl.acceptance import check_kind, check_origin, check_times
 from responder.crl.depot import DIRECTORY, Depot
 from responder.crl.issue import Issue, NoNews, Office, Progress
+from responder.crl.previous import fetch_previous
 from responder.crl.published import Published
-from responder.crl.reader import CRLFile
 from responder.crl.replica import Replica
 from responder.crl.schedule import Due, Pace, next_due
 from responder.crl.size import say_if_large, show_sizes
@@ -36,7 +33,7 @@ from responder.errors import (
     StoreDamaged,
     StoreUnavailable,
 )
-from responder.issuers import Issuer, Issuers, load_certificate, load_issuer
+from responder.issuers import Issuer, Issuers, load_issuer
 from responder.log import get_logger
 from responder.signing.clock_guard import ClockGuard
 from responder.signing.crl_signer import CRLSigner, open_crl_signer
@@ -432,41 +429,6 @@ def open_series(
     keys = Keys(issuer, config, config_file, clock)
     replica = Replica(store, depot, Issuers([issuer])) if share else None
     return Series(office, keys, config.audit.machine_name, replica=replica, progress=progress)
-
-
-def fetch_previous(office: Office) -> Path | None:
-    """Return the CA's own last CRL, until one was issued here; fetched from where it is. Raises SourceUnavailable, CRLError."""
-    crl, issuer = office.crl, office.issuer
-    if crl.previous is None or office.store.crl_state(issuer.id).published:
-        return None
-    if "://" not in crl.previous:
-        check_previous(Path(crl.previous), office)
-        return Path(crl.previous)
-    from responder.crl.fetch import FetchTerms, open_place  # imported late: it brings an HTTP client
-
-    directory = office.depot.root / issuer.name
-    directory.mkdir(parents=True, exist_ok=True)
-    fetched = open_place(crl.previous, FetchTerms(crl.max_bytes), directory, office.clock).fetch()
-    assert fetched is not None  # noqa: S101 - nothing was fetched before that it could be the same as
-    try:
-        check_previous(fetched.path, office)
-    except CRLError:
-        fetched.path.unlink()
-        raise
-    return fetched.path
-
-
-def check_previous(path: Path, office: Office) -> None:
-    """Raise CRLError unless it is a complete CRL of the CA's: a number once taken up from another's never goes back."""
-    with CRLFile.open(path) as crl:
-        crl.name = str(office.crl.previous)
-        check_kind(crl, is_delta=False)
-        check_times(crl, office.clock.now())
-        signer = ForeignSigner.of(office.issuer.certificate_der)
-        certificate = office.crl.certificate
-        if crl.issuer != signer.name_der and certificate is not None:
-            signer = ForeignSigner.of(load_certificate(certificate, str(certificate), "crl.certificate"))
-        check_origin(crl, signer)
 
 
 class Publisher:
