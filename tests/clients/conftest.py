@@ -37,7 +37,7 @@ class World:
     foreign: Leaf  # of the stranger
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World]]:
     """Give the world of each kind, all of them with one responder."""
     directory = tmp_path_factory.mktemp("worlds")
