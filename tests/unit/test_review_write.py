@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from responder.clock import format_utc
-from responder.errors import OperatorError, StoreUnavailable
+from responder.errors import OperatorError, StoreDamaged, StoreUnavailable
 from responder.live import Question, ReplyKind, decode_replies, encode_ask
 from responder.model import CertStatus, CRLReason, Status, serial_to_octets
 from responder.revocation import decide, revoke
@@ -40,7 +40,7 @@ def test_half_of_a_split_bucket_that_is_lost_is_told_and_not_looked_for_for_ever
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     thread.join(5)
-    assert [type(one) for one in found] == [StoreUnavailable]
+    assert [type(one) for one in found] == [StoreDamaged]
     assert parent == 3
 
 
