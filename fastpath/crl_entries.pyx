@@ -1,6 +1,6 @@
 """Revoked serials and their status texts → the elements of a CRL's revokedCertificates (RFC 5280 §5.1.2.6, §5.3).
 
-Records come from the store's ``revoked`` index, a *chunk* for each of its hashes. Times are never computed with here: the
+Records come from the store's ``revoked`` index, in *chunks* (store.layout.CHUNK_BITS). Times are never computed with here: the
 store's texts and DER both spell them in digits, so digits are moved, and compared as text. crl_decode.pyx reads entries, with
 code of its own. Bytes in, bytes out: no Redis, no clock, no keys.
 """

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cryptography import x509
 
 from fastpath.crl_entries import pack_revoked
-from responder.store.layout import REVOKED_BITS, bucket_number, serial_hash
+from responder.store.layout import CHUNK_BITS, bucket_number, serial_hash
 
 NOW = 1_795_000_000  # 2026-11-18T13:46:40Z
 
@@ -28,7 +28,7 @@ def chunks_of(statuses: Mapping[bytes, str]) -> list[bytes]:
     """Pack {serial's contents octets: status text} as a snapshot gives it: a chunk for each hash of the index."""
     hashes: defaultdict[int, list[bytes]] = defaultdict(list)
     for serial, text in statuses.items():
-        hashes[bucket_number(serial_hash(serial), REVOKED_BITS)] += [serial.hex().encode(), text.encode()]
+        hashes[bucket_number(serial_hash(serial), CHUNK_BITS)] += [serial.hex().encode(), text.encode()]
     return [pack_revoked(hashes[number]) for number in sorted(hashes)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from responder.errors import CommitConflict, PublicationRefused, StoreDamaged
 from responder.model import CertStatus, Status
 from responder.store.crl_store import CHUNKS
-from responder.store.layout import REVOKED_BITS, serial_hash
+from responder.store.layout import CHUNK_BITS, serial_hash
 from responder.store.redis_store import Store
 
 
@@ -32,7 +32,7 @@ def read_all_revoked(store: Store, ca: str, override: str) -> Iterator[tuple[int
     if buckets.missing:
         raise StoreDamaged(f"Redis lacks {len(buckets.missing)} buckets of {ca}: their certificates are not known")
     # By so many bits a group has whole buckets and whole chunks.
-    mask = (1 << min(buckets.least_bits, REVOKED_BITS)) - 1
+    mask = (1 << min(buckets.least_bits, CHUNK_BITS)) - 1
     groups: dict[int, list[int]] = {}
     for bucket in buckets.buckets:
         groups.setdefault(bucket & mask, []).append(bucket)

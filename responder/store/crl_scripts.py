@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from responder.store.layout import BASE_MEMBER, CUT_MEMBER, MIN_BITS, PARTITIONS, REVOKED_BITS
+from responder.store.layout import BASE_MEMBER, CHUNK_BITS, CUT_MEMBER, MIN_BITS, PARTITIONS, REVOKED_BITS
 from responder.store.scripts import COMMON, Script
 
 # Chunks that have changed since the numbers that were seen, each whole, and the overrides: all of one instant, as nothing runs
@@ -25,14 +25,19 @@ local numbers, overrides, chunks, done, size, all = {{}}, {{}}, {{}}, {{}}, 0, 1
 local function take(start, bucket, partition)
   local number, bits = tonumber(bucket, 16), {MIN_BITS}
   if number == nil or number % {PARTITIONS} ~= partition then return end
-  while bits < {REVOKED_BITS} and 2 ^ bits <= number do bits = bits + 1 end
-  for chunk = number % 2 ^ bits, 2 ^ {REVOKED_BITS} - 1, 2 ^ bits do
+  while bits < {CHUNK_BITS} and 2 ^ bits <= number do bits = bits + 1 end
+  for chunk = number % 2 ^ bits, 2 ^ {CHUNK_BITS} - 1, 2 ^ bits do
     if not done[chunk] then
       done[chunk] = true
-      local flat = redis.call('HGETALL', start .. string.format('%x', chunk))
-      size = size + #flat / 2 + 1
+      local parts = {{}}
+      for hash = chunk, 2 ^ {REVOKED_BITS} - 1, 2 ^ {CHUNK_BITS} do
+        local flat = redis.call('HGETALL', start .. string.format('%x', hash))
+        size = size + #flat / 2
+        parts[#parts + 1] = flat
+      end
+      size = size + 1
       chunks[#chunks + 1] = chunk
-      chunks[#chunks + 1] = flat
+      chunks[#chunks + 1] = parts
     end
   end
 end

@@ -140,17 +140,17 @@ return {{1, number, redis.call('HLEN', status) - 1}}
 
 # A bucket that is not there, with all that it holds: the first load, and the repair of a loss.
 # KEYS status, answers:sha1, answers:sha256, changed, due, journal, expiry, revoked…
-# ARGV bits, ca, bucket, due member, due score, count of shallower buckets that would hold its serials, count of revoked, or -1
-#      where there is one key for all of them; then of each shallower: status key, its bits; of each revoked, unless it is -1:
-#      key index, hex, text; of all: hex, text
+# ARGV bits, ca, bucket, due member, due score, count of shallower buckets that would hold its serials, of each serial in two
+#      octets, the low one first: the index of its revoked key from 1, or 0 where it is not revoked; then of each shallower:
+#      status key, its bits; of all: hex, text
 CREATE = Script(
     COMMON
     + f"""
 local status, changed, due, journal = KEYS[1], KEYS[4], KEYS[5], KEYS[6]
 typed(status, 'hash')
 if redis.call('HGET', status, '.bits') then return {{0, '.bits'}} end
-local first_revoked = 8 + 2 * tonumber(ARGV[6])
-for at = 8, first_revoked - 1, 2 do
+local first, serials = 8 + 2 * tonumber(ARGV[6]), {{}}
+for at = 8, first - 1, 2 do
   if redis.call('HGET', ARGV[at], '.bits') == ARGV[at + 1] then return {{0, ARGV[at]}} end
 end
 redis.call('DEL', status, KEYS[2], KEYS[3])
@@ -158,8 +158,6 @@ typed(due, 'zset')
 redis.call('ZADD', due, 'LT', ARGV[5], ARGV[4])
 typed(KEYS[7], 'zset')
 redis.call('ZADD', KEYS[7], 'inf', ARGV[3])
-local count = tonumber(ARGV[7])
-local first, serials = first_revoked + 3 * math.max(count, 0), {{}}
 for at = first, math.min(#ARGV, first + 2 * {JOURNAL_SERIALS} + 1), 2 do serials[#serials + 1] = ARGV[at] end
 local number = 0
 if #serials > 0 then number = append(journal, ARGV[2], ARGV[3], 'new', serials) end
@@ -167,16 +165,15 @@ typed(changed, 'zset')
 local has_base = redis.call('ZSCORE', changed, '{BASE_MEMBER}')
 for i = 8, #KEYS do typed(KEYS[i], 'hash') end
 local indexed = {{}}
-local function index_revoked(index, hex, text)
-  local set = indexed[index] or {{}}
-  indexed[index] = set
-  set[#set + 1] = hex
-  set[#set + 1] = text
-  if has_base then redis.call('ZADD', changed, number, hex) end
-end
-for at = first_revoked, first - 1, 3 do index_revoked(tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2]) end
-for at = first, count < 0 and #ARGV or 0, 2 do
-  if string.sub(ARGV[at + 1], 1, 7) == 'revoked' then index_revoked(1, ARGV[at], ARGV[at + 1]) end
+for i = 8, #KEYS do indexed[i - 7] = {{}} end
+for at = first, #ARGV, 2 do
+  local low, high = string.byte(ARGV[7], at - first + 1, at - first + 2)
+  local set = indexed[low + 256 * high]
+  if set then
+    set[#set + 1] = ARGV[at]
+    set[#set + 1] = ARGV[at + 1]
+    if has_base then redis.call('ZADD', changed, number, ARGV[at]) end
+  end
 end
 for index, set in ipairs(indexed) do
   each_chunk(set, function(...) redis.call('HSET', KEYS[7 + index], ...) end)

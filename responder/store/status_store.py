@@ -7,6 +7,8 @@ redis_store.Store alone.
 from __future__ import annotations
 
 import itertools
+import sys
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -228,27 +230,30 @@ class StatusStore(StoreBase):
         return ("EVALSHA", scripts.COMMIT.sha, len(keys), *keys, *head, *arguments)
 
     def _create_command(self, new: NewBucket) -> Command:
-        ca, keys, seen = new.ca, self._bucket_keys(new.ca, new.bucket), dict[str, int]()
+        ca, keys = new.ca, self._bucket_keys(new.ca, new.bucket)
         keys.append(self.layout.expiry(ca, layout.partition_of(new.bucket)))
-        every = itertools.chain.from_iterable((octets.hex(), text) for octets, text in new.entries.items())
-        revoked: list[Any] = []
-        # A bucket of so many bits lies in one hash of the revoked index. A CRL's million are all revoked: nothing is sent twice.
+        places = dict[int, int]()
+        where = array("H")
+        # A bucket of so many bits lies in one hash of the revoked index, so that a big CRL's serials need not be placed.
         is_one = new.bits >= layout.REVOKED_BITS
-        if is_one:
-            keys.append(self.layout.revoked(ca, new.bucket))
-        for octets, text in new.entries.items() if not is_one else ():
+        for octets, text in new.entries.items():
+            index = 0
             if text.startswith("revoked"):
-                revoked += (self._revoked_index(ca, keys, seen, octets), octets.hex(), text)
+                place = bucket_number(new.bucket if is_one else serial_hash(octets), layout.REVOKED_BITS)
+                index = places.setdefault(place, len(places) + 1)
+            where.append(index)
         member = layout.due_member(ca, new.bucket)
         ancestors: list[Any] = []
         for bits in range(layout.MIN_BITS, new.bits):
             number = bucket_number(new.bucket, bits)
             if number != new.bucket:
                 ancestors += (self.layout.status(ca, number), bits)
-        count = -1 if is_one else len(revoked) // 3
-        head = (new.bits, ca, f"{new.bucket:x}", member, score_text(new.due_at), len(ancestors) // 2, count)
-        revoked = [*ancestors, *revoked]
-        return ("EVALSHA", scripts.CREATE.sha, len(keys), *keys, *head, *revoked, *every)
+        keys += (self.layout.revoked(ca, place) for place in places)
+        if sys.byteorder == "big":
+            where.byteswap()
+        head = (new.bits, ca, f"{new.bucket:x}", member, score_text(new.due_at), len(ancestors) // 2, where.tobytes())
+        every = itertools.chain.from_iterable((octets.hex(), text) for octets, text in new.entries.items())
+        return ("EVALSHA", scripts.CREATE.sha, len(keys), *keys, *head, *ancestors, *every)
 
     def _bulk(self, commands: Iterator[Command], script: scripts.Script) -> Iterator[Committed | CommitConflict]:
         for replies, batch in self._link.write_pipelines(batches(commands, BULK_BUCKETS), [script]):

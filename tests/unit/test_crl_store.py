@@ -56,6 +56,24 @@ def test_chunks_are_the_whole_revoked_index(each_redis: RedisServer) -> None:
     assert found == {octets: serial_hash(octets) & 4095 for octets in mine}
 
 
+def test_a_chunk_has_the_serials_of_all_its_hashes(each_redis: RedisServer) -> None:
+    store = open_ca(each_redis)
+    first = serials(1)[0]
+    # Of one chunk, and of two hashes of the index.
+    second = next(
+        octets
+        for octets in (number.to_bytes(8, "big") for number in range(1 << 56, (1 << 56) + 100_000))
+        if (serial_hash(octets) ^ serial_hash(first)) & 0xFFFF == 0x1000
+    )
+    put(store, {first: REVOKED}, "revoked")
+    seen = store.cut(CA, START).numbers
+    put(store, {second: REVOKED}, "revoked")
+    assert len(each_redis.client().keys("rc:*:revoked:*")) == 2
+    assert {first, second} <= revoked_of(store.cut(CA, seen))
+    chunk = dict(store.read_revoked_chunks(CA))[serial_hash(first) & 4095]
+    assert {bytes.fromhex(name.decode()) for name in chunk[::2]} == {first, second}
+
+
 def test_a_cut_has_what_changed_and_the_numbers_of_its_instant(each_redis: RedisServer) -> None:
     store = open_ca(each_redis)
     first, second, third = serials(3)
