@@ -1,18 +1,18 @@
 """Builds a CRL as a file: entries as they come, then head, extensions and signature, in flat memory.
 
-RFC 5280 §5.1. A CRL's first octets say how long it is, so entries go to a nameless file first; then they are hashed and
-signed, and everything is written in order. Nothing here decides what a CRL says: see publisher and checks.
+RFC 5280 §5.1. A CRL's first octets say how long it is, which is known last: so room is left for them. What stands in the file is
+then hashed and signed. Nothing here decides what a CRL says: see publisher and checks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
-import tempfile
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from fastpath.crl_entries import Terms, encode_entries
 from responder.crl.der import BIT_STRING, EXPLICIT_0, SEQUENCE, element, header
@@ -21,6 +21,7 @@ from responder.errors import InvariantBroken
 from responder.signing.signer import Signer
 
 COPY_OCTETS = 1 << 20
+LONGEST_HEADER = 6  # octets of tag and length, up to 4 GB
 VERSION_2 = bytes.fromhex("020101")  # RFC 5280 §5.1.2.1: MUST be v2 where extensions are used
 
 
@@ -69,23 +70,28 @@ def build_crl(
     """
     if terms.this_update != head.this_update:
         raise InvariantBroken(f"entries as of {terms.this_update} in a CRL of thisUpdate {head.this_update}")
-    with tempfile.TemporaryFile(dir=target.parent) as entries:
-        built = _Entries(entries)
-        for chunk in chunks():
-            built.add(chunk, terms)
-            progress(built.count)
-        try:
-            size, digest = _write(target, head, built, signer)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-    return BuiltCRL(size, digest, built.count, built.soonest_ahead, built.expired, built.reasons_left_out)
+    try:
+        with target.open("w+b") as file:
+            entries = _Entries(file)
+            begin = VERSION_2 + signer.signature_algorithm_der + head.issuer
+            begin += encode_time(head.this_update) + encode_time(head.next_update)
+            room = 3 * LONGEST_HEADER + len(begin)
+            file.seek(room)
+            for chunk in chunks():
+                entries.add(chunk, terms)
+                progress(entries.count)
+            extensions = element(EXPLICIT_0, element(SEQUENCE, head.extensions))
+            size, digest = _complete(file, room, begin, entries, extensions, signer)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return BuiltCRL(size, digest, entries.count, entries.soonest_ahead, entries.expired, entries.reasons_left_out)
 
 
 class _Entries:
-    """The elements of revokedCertificates, in a file of their own."""
+    """The elements of revokedCertificates, as they are written."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size = 0
         self.count = 0
@@ -104,54 +110,56 @@ class _Entries:
         if encoded.soonest_ahead is not None:
             self.soonest_ahead = min(encoded.soonest_ahead, self.soonest_ahead or encoded.soonest_ahead)
 
-    def whole(self, before: bytes, after: bytes) -> Iterator[bytes]:
-        """Give the whole tbsCertList: what stands before the entries, the entries, what stands behind them."""
-        yield before
-        self._file.seek(0)
-        while block := self._file.read(COPY_OCTETS):
-            yield block
-        yield after
 
-
-def _write(target: Path, head: CRLHead, entries: _Entries, signer: Signer) -> tuple[int, str]:
-    """Write the whole CRL; returns its size and SHA-256."""
-    algorithm = signer.signature_algorithm_der
-    before = VERSION_2 + algorithm + head.issuer + encode_time(head.this_update) + encode_time(head.next_update)
+def _complete(
+    file: BinaryIO, room: int, begin: bytes, entries: _Entries, extensions: bytes, signer: Signer
+) -> tuple[int, str]:
+    """Write what stands around the entries, which begin behind ``room`` octets; returns the file's size and SHA-256."""
+    file.write(extensions)
     # RFC 5280 §5.1.2.6: without revoked certificates the list is absent, never empty.
-    if entries.count:
-        before += header(SEQUENCE, entries.size)
-    after = element(EXPLICIT_0, element(SEQUENCE, head.extensions))
-    before = header(SEQUENCE, len(before) + entries.size + len(after)) + before
-    tbs_size = len(before) + entries.size + len(after)
-    # RFC 5280 §5.1.1.2: the same algorithm as in tbsCertList. The signature comes before the first octet is written, since
-    # that says how long everything is.
-    behind = algorithm + element(BIT_STRING, b"\x00" + _signature(entries, before, after, target.parent, signer))
+    before = begin + header(SEQUENCE, entries.size) if entries.count else begin
+    before = header(SEQUENCE, len(before) + entries.size + len(extensions)) + before
+    start, end = room - len(before), room + entries.size + len(extensions)
+    if start < LONGEST_HEADER:
+        raise ValueError(f"a CRL of {end - start} octets: it must have less than 4 GB")
+    file.flush()
+    os.pwrite(file.fileno(), before, start)
+    # RFC 5280 §5.1.1.2: the same algorithm as in tbsCertList.
+    behind = signer.signature_algorithm_der + element(
+        BIT_STRING, b"\x00" + _signature(file.fileno(), start, end, signer)
+    )
+    file.write(behind)
+    file.flush()
+    outer = header(SEQUENCE, end - start + len(behind))
+    start, end = start - len(outer), end + len(behind)
+    os.pwrite(file.fileno(), outer, start)
     digest = hashlib.sha256()
-    size = 0
-    with target.open("wb") as file:
-        for blocks in (
-            [header(SEQUENCE, tbs_size + len(behind))],
-            entries.whole(before, after),
-            [behind],
-        ):
-            for block in blocks:
-                digest.update(block)
-                file.write(block)
-                size += len(block)
-    return size, digest.hexdigest()
+    at = 0
+    for block in _blocks(file.fileno(), start, end):
+        digest.update(block)
+        if start:  # less than 16 MB, so that its headers are shorter
+            os.pwrite(file.fileno(), block, at)
+            at += len(block)
+    file.truncate(end - start)
+    return end - start, digest.hexdigest()
 
 
-def _signature(entries: _Entries, before: bytes, after: bytes, directory: Path, signer: Signer) -> bytes:
-    """Sign the tbsCertList; returns BIT STRING octets."""
+def _signature(file: int, start: int, end: int, signer: Signer) -> bytes:
+    """Sign the tbsCertList that stands in a file; returns BIT STRING octets."""
     if signer.digest_name:
         digest = hashlib.new(signer.digest_name)
-        for block in entries.whole(before, after):
+        for block in _blocks(file, start, end):
             digest.update(block)
         return signer.sign_digest(digest.digest())
     # Ed25519 and ML-DSA read the message more than once: the kernel holds it, and takes it back when memory is short.
-    with tempfile.TemporaryFile(dir=directory) as file:
-        for block in entries.whole(before, after):
-            file.write(block)
-        file.flush()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as message, memoryview(message) as view:
-            return signer.sign([view])[0]  # type: ignore[list-item]  # octets are octets
+    with mmap.mmap(file, end, access=mmap.ACCESS_READ) as message, memoryview(message) as whole, whole[start:] as view:
+        return signer.sign([view])[0]  # type: ignore[list-item]  # octets are octets
+
+
+def _blocks(file: int, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        block = os.pread(file, min(COPY_OCTETS, end - start), start)
+        if not block:
+            raise OSError("the CRL's file was cut short while it was written")
+        yield block
+        start += len(block)

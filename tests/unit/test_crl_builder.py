@@ -21,6 +21,7 @@ from tests.crl_records import NOW, Seen, chunks_of, load, seen_by_cryptography
 from tests.pki import KEY_TYPES, PKI, SIGNATURE_ALGORITHM_DER, make_ca
 
 DAY_S = 86_400
+REVOKED = "revoked 2026-11-01T00:00:00Z"
 STATUSES = {
     bytes.fromhex(serial): text
     for serial, text in {
@@ -150,6 +151,25 @@ def test_every_extension_reads_back(tmp_path: Path, ca: PKI) -> None:
 def test_extensions_that_no_crl_may_have_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InvariantBroken, match=message):
         CRLExtensions(bytes(20), **{"number": 7, **wrong}).to_der()
+
+
+@pytest.mark.clause("X.690", "8.1.3", "MUST")
+@pytest.mark.parametrize("key_type", ["p256", "ed25519"])
+def test_a_crl_of_every_size_begins_with_its_lengths(tmp_path: Path, key_type: str) -> None:
+    """CRL-08: whether headers take two octets or six, and whether three of them take the same."""
+    ca = make_ca(tmp_path, key_type)
+    signer, target = SoftKeySigner(ca.key), tmp_path / "full.crl"
+    (few,), (many,) = chunks_of({b"\x01": REVOKED}), chunks_of({b"\x01" + bytes(62) + b"\x01": REVOKED})
+    # 20 octets an entry; the last of many is 16 MB, from where headers are as long as there is room for.
+    counts = [*range(14), *range(3_260, 3_279), 1_000, (1 << 24) // 83 + 2]
+    for count in counts:
+        chunk = many if count > 100_000 else few
+        built = build_crl(target, head_of(ca), lambda n=count, one=chunk: iter([one] * n), Terms(NOW), signer)
+        data = target.read_bytes()
+        assert (built.size, built.sha256, built.entries) == (len(data), hashlib.sha256(data).hexdigest(), count)
+        ca.verify((crl := load(target)).signature, crl.tbs_certlist_bytes)
+        assert independent_parse(target).entries == count
+    assert len(data) > 1 << 24
 
 
 def test_nothing_is_left_of_a_crl_that_cannot_be_built(tmp_path: Path, ca: PKI) -> None:
