@@ -58,7 +58,7 @@ bench: build
 	$(VENV)/bin/python -m bench.hsm --million --json bench/results/hsm.json
 	$(VENV)/bin/python -m bench.audit --json bench/results/audit.json
 	$(VENV)/bin/python -m bench.crl --json bench/results/crl.json
-	$(VENV)/bin/python -m bench.crl --entries 10000000 --rounds 2 --alone --json bench/results/crl.json
+	$(VENV)/bin/python -m bench.crl --entries 10000000 --rounds 5 --alone --beside 1000000 --json bench/results/crl.json
 	$(VENV)/bin/python -m bench.isolation --json bench/results/isolation.json
 	$(VENV)/bin/python -m bench.load --json bench/results/load.json
 	$(VENV)/bin/python -m bench.loaders --json bench/results/loaders.json
