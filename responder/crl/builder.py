@@ -17,6 +17,7 @@ from typing import BinaryIO
 from fastpath.crl_entries import Terms, encode_entries
 from responder.crl.der import BIT_STRING, EXPLICIT_0, SEQUENCE, element, header
 from responder.crl.extensions import encode_time
+from responder.crl.write_behind import WriteBehind
 from responder.errors import InvariantBroken
 from responder.signing.signer import Signer
 
@@ -72,14 +73,15 @@ def build_crl(
         raise InvariantBroken(f"entries as of {terms.this_update} in a CRL of thisUpdate {head.this_update}")
     try:
         with target.open("w+b") as file:
-            entries = _Entries(file)
+            entries = _Entries()
             begin = VERSION_2 + signer.signature_algorithm_der + head.issuer
             begin += encode_time(head.this_update) + encode_time(head.next_update)
             room = 3 * LONGEST_HEADER + len(begin)
-            file.seek(room)
-            for chunk in chunks():
-                entries.add(chunk, terms)
-                progress(entries.count)
+            with WriteBehind(file.fileno(), room) as entries_file:
+                for chunk in chunks():
+                    entries_file.write(entries.add(chunk, terms))
+                    progress(entries.count)
+                entries_file.flush()
             extensions = element(EXPLICIT_0, element(SEQUENCE, head.extensions))
             size, digest = _complete(file, room, begin, entries, extensions, signer)
     except BaseException:
@@ -89,32 +91,32 @@ def build_crl(
 
 
 class _Entries:
-    """The elements of revokedCertificates, as they are written."""
+    """What is known of the elements of revokedCertificates."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self) -> None:
         self.size = 0
         self.count = 0
         self.expired = 0
         self.reasons_left_out = 0
         self.soonest_ahead: int | None = None
 
-    def add(self, chunk: bytes, terms: Terms) -> None:
-        """Encode a chunk's records behind those that are there."""
+    def add(self, chunk: bytes, terms: Terms) -> bytes:
+        """Encode a chunk's records."""
         encoded = encode_entries(chunk, terms, first=self.count == 0)
-        self._file.write(encoded.der)
         self.size += len(encoded.der)
         self.count += encoded.count
         self.expired += encoded.expired
         self.reasons_left_out += encoded.reasons_left_out
         if encoded.soonest_ahead is not None:
             self.soonest_ahead = min(encoded.soonest_ahead, self.soonest_ahead or encoded.soonest_ahead)
+        return encoded.der
 
 
 def _complete(
     file: BinaryIO, room: int, begin: bytes, entries: _Entries, extensions: bytes, signer: Signer
 ) -> tuple[int, str]:
     """Write what stands around the entries, which begin behind ``room`` octets; returns the file's size and SHA-256."""
+    file.seek(room + entries.size)
     file.write(extensions)
     # RFC 5280 §5.1.2.6: without revoked certificates the list is absent, never empty.
     before = begin + header(SEQUENCE, entries.size) if entries.count else begin

@@ -7,6 +7,7 @@ stays. RFC 5280 §5, BR §7.2, EN 319 411-1. Called by the publisher; knows no R
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -81,6 +82,7 @@ class Subject:
     previous: CRLFile | None
     base: CRLFile | None
     is_foreign: bool
+    signed: Future[bool]
     counted: list[int] = field(default_factory=list)  # by the parser that is not ours
 
 
@@ -97,8 +99,9 @@ def check_before_publication(
         crl = CRLFile.open(path)
     except CRLError as error:
         raise PublicationRefused("der", CHECKS["der"], str(error)) from error
-    with crl:
-        subject = Subject(path, crl, expected, previous, base, is_foreign)
+    with crl, ThreadPoolExecutor(1) as beside:  # the CRL is hashed while another parser reads it
+        signed = beside.submit(crl.is_signed_by, expected.public_key)
+        subject = Subject(path, crl, expected, previous, base, is_foreign, signed)
         for name, clause in CHECKS.items():
             try:
                 problem = _FUNCTIONS[name](subject)
@@ -243,7 +246,7 @@ def _base(subject: Subject) -> str | None:
 
 def _signature(subject: Subject) -> str | None:
     """The signature verifies with the key of the certificate."""
-    return None if subject.crl.is_signed_by(subject.expected.public_key) else "the signature does not verify"
+    return None if subject.signed.result() else "the signature does not verify"
 
 
 def _entries(subject: Subject) -> str | None:

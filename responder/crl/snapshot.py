@@ -20,6 +20,7 @@ from responder.clock import format_utc
 from responder.crl.all_revoked import read_all_revoked
 from responder.crl.delta import ChangeSet
 from responder.crl.numbering import Instant
+from responder.crl.write_behind import WriteBehind
 from responder.errors import CommitConflict, PublicationRefused, StoreDamaged, StoreUnavailable
 from responder.model import Status
 from responder.store.crl_store import CHUNKS, Changed, CRLBase
@@ -35,18 +36,17 @@ MOST_AHEAD = 10_000  # serials dated ahead that a base remembers; with more ther
 MOST_CHANGES = (
     100_000  # since the last complete CRL by schedule; with more there is no delta, which would be as large as that
 )
-BUFFER_OCTETS = 1 << 20
 
 
 class Snapshot:
     """All that is revoked at one instant, in a file of packed records (fastpath.crl_entries)."""
 
     def __init__(self, spool: Path) -> None:
-        self._file: BinaryIO = spool.open("w+b", BUFFER_OCTETS)
+        self._file: BinaryIO = spool.open("w+b", buffering=0)
+        self._written = WriteBehind(self._file.fileno())
         self._places = [(0, 0)] * CHUNKS  # of each chunk in the file: offset, length
         self._counts = [0] * CHUNKS
         self._stays: dict[int, set[bytes]] = {}
-        self._end = 0
         self._instant: Instant | None = None
 
     @property
@@ -104,6 +104,7 @@ class Snapshot:
 
     def close(self) -> None:
         """Let go of the file; who named it removes it."""
+        self._written.close()
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -120,9 +121,8 @@ class Snapshot:
         """Put a chunk, a reply of HGETALL, in the place of the one that is there."""
         self._counts[number] = len(flat) // 2
         chunk = _packed(flat, number) if flat else b""
-        self._places[number] = (self._end, len(chunk))
-        self._file.write(chunk)
-        self._end += len(chunk)
+        self._places[number] = (self._written.offset, len(chunk))
+        self._written.write(chunk)
 
     def put_all(self, chunks: Iterable[tuple[int, list[bytes]]]) -> None:
         """Put chunks in the place of everything that is there."""
@@ -132,7 +132,7 @@ class Snapshot:
 
     def seal(self, instant: Instant, changed: Iterable[bytes]) -> None:
         """Say of when it is. ``changed``: serials that the CRL keeps, however long ago their certificates have expired."""
-        self._file.flush()
+        self._written.flush()
         self._instant = instant
         by_chunk = _by_chunk(changed)
         moment = format_utc(instant.as_of)
