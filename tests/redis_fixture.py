@@ -33,7 +33,7 @@ _SETTINGS = {
     "save": "",
     "appendonly": "no",
     "maxmemory-policy": "noeviction",
-    "hash-max-ziplist-entries": "512",
+    "hash-max-ziplist-entries": "1024",
     "hash-max-ziplist-value": "1024",
     "enable-debug-command": "yes",
 }

@@ -32,10 +32,9 @@ local function take(start, bucket, partition)
       local parts = {{}}
       for hash = chunk, 2 ^ {REVOKED_BITS} - 1, 2 ^ {CHUNK_BITS} do
         local flat = redis.call('HGETALL', start .. string.format('%x', hash))
-        size = size + #flat / 2
+        size = size + #flat / 2 + 1
         parts[#parts + 1] = flat
       end
-      size = size + 1
       chunks[#chunks + 1] = chunk
       chunks[#chunks + 1] = parts
     end

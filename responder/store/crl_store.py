@@ -26,7 +26,7 @@ HASHES_OF_CHUNK = 1 << layout.REVOKED_BITS - layout.CHUNK_BITS
 # Serials and texts in one pipeline, of which so many are under way: less than what a socket holds (200 kB, each 55 octets), so that
 # Redis never waits for the reader. At ten million revoked that is one hash.
 READ_ITEMS = 600
-READS_AHEAD = 6
+READS_AHEAD = 4
 MOST_READ_AT_ONCE = 256  # hashes, where they hold next to nothing
 CUT_FIELDS = 20_000  # entries that one CUT may read: some 10 ms in which Redis does nothing else
 SWAP_TRIES = 20  # of a compare-and-set; each conflict is another publisher's success

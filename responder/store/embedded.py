@@ -47,7 +47,7 @@ save ""
 appendonly yes
 appendfsync always
 maxmemory-policy noeviction
-hash-max-ziplist-entries 512
+hash-max-ziplist-entries 1024
 hash-max-ziplist-value 1024
 """
 

@@ -9,7 +9,7 @@ from responder.store.link import Link, refusal
 from responder.store.values import Finding
 
 LEAST_PACKED_VALUE = 1024  # octets: an RSA-4096 answer still fits; ML-DSA's do not, and lose nothing by it
-LEAST_PACKED_ENTRIES = 512
+LEAST_PACKED_ENTRIES = 1024  # as many has a hash of the revoked index at 16 million revoked
 MEMORY_ALARM = 0.85  # of maxmemory: here the presigner stops, so that revocations always fit
 
 

@@ -22,7 +22,7 @@ MAX_BITS = 24  # 2**24 buckets of 128: two thousand million certificates
 BUCKET_TARGET = 128  # entries of a bucket when it is made: packed hashes stay cheap up to 512 (DESIGN §5)
 BUCKET_SPLIT_ABOVE = 256  # entries above which a bucket is split in two
 # Hashes of the revoked index: fixed, so that they never need splitting; packed up to 16 million revoked (docs/adr/0018).
-REVOKED_BITS = 15
+REVOKED_BITS = 14
 # What CRLs are made of piece by piece, and ordered by (docs/adr/0013): a chunk lies in 2 ** (REVOKED_BITS - CHUNK_BITS) of those.
 CHUNK_BITS = 12
 HEADER_SLOTS = 16  # headers that one answers hash may hold: a packed answer names its own in four bits

@@ -99,7 +99,7 @@ def test_it_is_set_up_as_the_design_wants(server: EmbeddedRedis, data_dir: Path)
     text = (directory_of(data_dir) / "redis.conf").read_text()
     for line in ("port 0", "appendonly yes", "appendfsync always", "maxmemory-policy noeviction", 'save ""'):
         assert f"{line}\n" in text
-    assert "hash-max-ziplist-entries 512\nhash-max-ziplist-value 1024\n" in text
+    assert "hash-max-ziplist-entries 1024\nhash-max-ziplist-value 1024\n" in text
 
 
 def test_each_role_logs_in_as_itself(server: EmbeddedRedis, data_dir: Path) -> None:
