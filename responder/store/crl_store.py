@@ -24,7 +24,7 @@ _Value = TypeVar("_Value")
 CHUNKS = 1 << layout.CHUNK_BITS
 HASHES_OF_CHUNK = 1 << layout.REVOKED_BITS - layout.CHUNK_BITS
 # Serials and texts in one pipeline, of which so many are under way: less than what a socket holds (200 kB, each 55 octets), so that
-# Redis never waits for the reader. At ten million revoked that is one hash.
+# Redis never waits for the reader. At ten million revoked that is a single hash.
 READ_ITEMS = 600
 READS_AHEAD = 4
 MOST_READ_AT_ONCE = 256  # hashes, where they hold next to nothing
