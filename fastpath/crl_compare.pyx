@@ -295,10 +295,7 @@ cdef class Comparison:
                     length = 0
                     break
                 length += 1
-        if self.terms.reasons & 1 and self.has_no_reason(word[:length]):
-            if scan.reason != 0:
-                raise differ(&scan.serial, f"does not say unspecified, its record {text[:size]!r}")
-        elif scan.reason >= 0:
+        if scan.reason >= 0:
             reason = _REASONS[scan.reason]
             if (
                 scan.reason == 0 or scan.reason == 8 or not self.terms.reasons >> scan.reason & 1
@@ -315,11 +312,6 @@ cdef class Comparison:
         ):
             raise differ(&scan.serial, f"has another invalidityDate than its record {text[:size]!r}")
         return 0
-
-
-    cdef bint has_no_reason(self, bytes word) except *:
-        """Say whether a record tells no reason that may be written."""
-        return word not in _REASONS[1:] or not self.terms.reasons >> _REASONS.index(word) & 1
 
 
 cdef object differ(const DerReader* serial, str problem):

@@ -20,3 +20,4 @@ cdef class Encoded:
     cdef readonly object soonest_ahead  # POSIX seconds or None
     cdef readonly Py_ssize_t expired
     cdef readonly Py_ssize_t reasons_left_out
+    cdef readonly Py_ssize_t without_reason

@@ -34,7 +34,6 @@ class Terms:
         ``drop_expired_before``: what expired before is left out, None: nothing. ``shards``: how many CRLs the serials are spread
         over, ``shard`` which of them this is. ``delta``: records of what is not revoked become removeFromCRL; a full CRL
         refuses them. ``reasons``: bits of those that may be written; entries with others lose them and stay.
-        With bit 0 an entry that has none says unspecified(0), so that each has one (BR §7.2.2, of CA certificates).
         ``certificate_issuer``: Name DER of who issued the certificates where the CRL is indirect. Raises ValueError.
         """
 
@@ -46,7 +45,8 @@ class Encoded:
     count: int
     soonest_ahead: int | None  # POSIX seconds of the first revocation that is dated ahead, and so left out
     expired: int  # left out since they expired before drop_expired_before
-    reasons_left_out: int  # with bit 0 in Terms.reasons: how many say unspecified
+    reasons_left_out: int
+    without_reason: int  # entries, those among them whose reason was left out
 
 def pack_revoked(flat: Sequence[bytes]) -> bytes:
     """Turn a reply of HGETALL (serial in hex, status text, …) into a chunk of records, sorted.

@@ -381,7 +381,7 @@ cdef class Terms:
         self.shard = shard
         self.shards = shards
         self.delta = delta
-        self.reasons = reasons & (ALL_REASONS | 1)
+        self.reasons = reasons & ALL_REASONS
         self.certificate_issuer = certificate_issuer
         put_text(self.this_update_text, self.this_update)
         put_text(self.now_text, self.now)
@@ -551,9 +551,7 @@ def encode_entries(bytes chunk not None, Terms terms not None, *, bint first=Fal
                 reason = NO_REASON
             elif reason == 0:
                 reason = NO_REASON
-            if reason == NO_REASON and terms.reasons & 1:
-                encoded.reasons_left_out += status.reason <= 0  # else it is counted already
-                reason = 0
+            encoded.without_reason += reason == NO_REASON
             at = put_entry(at, &record, revoked_at, reason, status.invalidity_date, issuer, issuer_size)
             issuer_size = 0
             encoded.count += 1

@@ -54,6 +54,7 @@ class BuiltCRL:
     soonest_ahead: int | None
     expired: int
     reasons_left_out: int
+    without_reason: int
 
 
 def build_crl(
@@ -87,7 +88,15 @@ def build_crl(
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-    return BuiltCRL(size, digest, entries.count, entries.soonest_ahead, entries.expired, entries.reasons_left_out)
+    return BuiltCRL(
+        size=size,
+        sha256=digest,
+        entries=entries.count,
+        soonest_ahead=entries.soonest_ahead,
+        expired=entries.expired,
+        reasons_left_out=entries.reasons_left_out,
+        without_reason=entries.without_reason,
+    )
 
 
 class _Entries:
@@ -98,6 +107,7 @@ class _Entries:
         self.count = 0
         self.expired = 0
         self.reasons_left_out = 0
+        self.without_reason = 0
         self.soonest_ahead: int | None = None
 
     def add(self, chunk: bytes, terms: Terms) -> bytes:
@@ -107,6 +117,7 @@ class _Entries:
         self.count += encoded.count
         self.expired += encoded.expired
         self.reasons_left_out += encoded.reasons_left_out
+        self.without_reason += encoded.without_reason
         if encoded.soonest_ahead is not None:
             self.soonest_ahead = min(encoded.soonest_ahead, self.soonest_ahead or encoded.soonest_ahead)
         return encoded.der

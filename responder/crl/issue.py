@@ -49,7 +49,7 @@ PIECE_OCTETS = 1 << 20
 # glibc gives every block larger than the largest that was ever freed back to the kernel, which clears it when it comes again. A
 # chunk of ten million revoked is such blocks: a tenth of their CRL's time went there. This one is freed at once, untouched.
 KEPT_OCTETS = 16 << 20
-# BR §7.2.2: what an entry of a certificate in scope may say. Another reason is left out, the entry stays.
+# BR §7.2.2: what a subscriber certificate's entry may say. Another reason is left out, the entry stays.
 BASELINE_REASONS = sum(
     1 << reason
     for reason in (
@@ -308,16 +308,18 @@ class Issue:
             synced = disk.submit(sync, fresh)
             self._check(fresh, wanted, extensions, head, terms, now)
             synced.result()
-        if built.reasons_left_out and terms.reasons & 1:
-            log.warning(
-                "crl_reasons_unspecified",
+        if built.reasons_left_out:
+            log.warning("crl_reasons_left_out", ca=office.issuer.name, slot=slot, entries=built.reasons_left_out)
+        if built.without_reason and office.issuer.profile == "webpki" and crl.scope == "cas":
+            # Unspecified(0) would be no reason either (BR §1.2.2: a meaningful one), and is told by leaving it out (§7.2.2, RFC 5280
+            # §5.3.1). To publish no revocation for want of a reason would be worse.
+            log.error(
+                "crl_reasons_missing",
                 ca=office.issuer.name,
                 slot=slot,
-                entries=built.reasons_left_out,
-                text="the entry of a CA certificate must tell the most appropriate reason (BR §7.2.2), and linters refuse unspecified: name one in the CA's database",
+                entries=built.without_reason,
+                text="the entry of a CA certificate must tell the most appropriate reason (BR §7.2.2): name it in the CA's database",
             )
-        elif built.reasons_left_out:
-            log.warning("crl_reasons_left_out", ca=office.issuer.name, slot=slot, entries=built.reasons_left_out)
         published = Published(
             ca=office.issuer.name,
             ca_id=office.issuer.id,
@@ -479,9 +481,8 @@ def _reasons(profile: str, scope: str) -> int:
     """Return the bits of the reasons that entries may have (Terms)."""
     if profile != "webpki":
         return ALL_REASONS
-    # BR §7.2.2: the entry of a CA certificate must have one. Where none is known, or none that is allowed, that is unspecified(0): to
-    # publish no revocation for want of a reason would be worse.
-    return BASELINE_REASONS | (1 << CRLReason.UNSPECIFIED if scope == "cas" else 0)
+    # X.509 §9.5.3.1: cACompromise is for CA certificates, whose entries must tell the most appropriate reason (BR §7.2.2).
+    return BASELINE_REASONS | (1 << CRLReason.CA_COMPROMISE if scope == "cas" else 0)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

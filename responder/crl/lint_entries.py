@@ -119,8 +119,7 @@ class EntryLint:
             if self._certificates == "cas":
                 forbidden[None] = ("a CA certificate's entry must have a reasonCode", "BR §7.2.2")
             for reason in CRLReason:
-                of_cas = (CRLReason.UNSPECIFIED, CRLReason.CA_COMPROMISE)
-                if reason not in BR_REASONS and not (self._certificates == "cas" and reason in of_cas):
+                if reason not in BR_REASONS and not (self._certificates == "cas" and reason == CRLReason.CA_COMPROMISE):
                     clause = "BR §4.9.13" if reason == CRLReason.CERTIFICATE_HOLD else "BR §7.2.2; Mozilla §6.1.1"
                     forbidden[int(reason)] = (f"reasonCode {reason.asn1_name} is not allowed", clause)
         if scope is not None and scope.reasons is not None:

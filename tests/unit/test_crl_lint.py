@@ -198,6 +198,7 @@ TEN_DAYS, TOO_LONG = "261206100000Z", "261206100001Z"
         ),
         (GOOD.but(entries=[entry(5, "261120100000Z", reason(2))]), "users", "reasonCode cACompromise is not allowed"),
         (GOOD.but(entries=[entry(5, "261120100000Z", reason(2))]), "cas", None),
+        (GOOD.but(entries=[entry(5, "261120100000Z", reason(0))]), "cas", "reasonCode unspecified is not allowed"),
         (
             GOOD.but(extensions=[NUMBER, extension("2.5.29.35", tlv(0x30, tlv(0x80, bytes(20)), tlv(0x82, b"\x05")))]),
             "users",
