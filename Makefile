@@ -61,7 +61,7 @@ bench: build
 	$(VENV)/bin/python -m bench.crl --entries 10000000 --rounds 5 --alone --beside 1000000 --json bench/results/crl.json
 	$(VENV)/bin/python -m bench.isolation --json bench/results/isolation.json
 	$(VENV)/bin/python -m bench.load --json bench/results/load.json
-	$(VENV)/bin/python -m bench.loaders --json bench/results/loaders.json
+	$(VENV)/bin/python -m bench.loaders --large 10000000 --json bench/results/loaders.json
 	$(VENV)/bin/python -m bench.crl_load --json bench/results/crl_load.json
 	$(VENV)/bin/python -m bench.crl_serve
 	$(VENV)/bin/python -m bench.serve.report

@@ -1,6 +1,6 @@
 """A CA's database into Redis: rows a second of a full pass, and how soon a change is there.
 
-    .venv/bin/python -m bench.loaders [--rows N] [--changes N] [--json FILE] [--only postgresql|mariadb] [--driver NAME]
+    .venv/bin/python -m bench.loaders [--rows N] [--changes N] [--large N] [--json FILE] [--only postgresql|mariadb] [--driver NAME]
 
 Starts a private PostgreSQL, MariaDB and redis-server, fills EJBCA's CertificateData (every tenth revoked), and reads it as
 ``revocast follow`` does, polling each second: one whole pass into the empty store, then single revocations at random
@@ -15,6 +15,8 @@ import json
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -40,6 +42,7 @@ TARGET_ROWS_S = 50_000
 TARGET_LAG_S = 2.0
 DN = "CN=Example Issuing CA R1,O=Example,C=SE"
 CHUNK = 20_000
+MOST_MADE = 1_000_000  # rows that are sent; more are copies of these, nine at most
 
 
 def fill(url: str, ca: x509.Certificate, rows: int) -> list[int]:
@@ -51,9 +54,10 @@ def fill(url: str, ca: x509.Certificate, rows: int) -> list[int]:
     fingerprint = ca.fingerprint(hashes.SHA1()).hex()  # noqa: S303 - EJBCA's key
     now_ms = int(time.time() * 1000)
     good: list[int] = []
-    for start in range(0, rows, CHUNK):
+    copies = max(1, rows // MOST_MADE)
+    for start in range(0, rows // copies, CHUNK):
         made = []
-        for number in range(start, min(rows, start + CHUNK)):
+        for number in range(start, min(rows // copies, start + CHUNK)):
             serial = chance.getrandbits(127) | 1 << 120
             values: dict[str, Any] = {"expireDate": ejbca_tables.FAR + chance.randrange(1 << 35)}
             if number % 10 == 0:
@@ -64,12 +68,43 @@ def fill(url: str, ca: x509.Certificate, rows: int) -> list[int]:
             updated = now_ms - 86_400_000 - chance.randrange(1 << 34)
             made.append(ejbca_tables.row(fingerprint, DN, str(serial), updateTime=updated, **values))
         ejbca_tables.insert(engine, made)
+    for copy in range(1, copies):
+        _copy(engine, copy)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(
             "ANALYZE" if engine.dialect.name == "postgresql" else "ANALYZE TABLE CertificateData"
         )
     engine.dispose()
     return good
+
+
+def _copy(engine: sa.Engine, copy: int) -> None:
+    """Have the server make as many rows again, with other serials: ten times as fast as sending them."""
+    table = sa.Table(
+        "CertificateData" if engine.dialect.name != "postgresql" else "certificatedata",
+        sa.MetaData(),
+        autoload_with=engine,
+    )
+    columns = {column.name: column for column in table.columns}
+    by_name = {name.lower(): column for name, column in columns.items()}
+    made = {
+        by_name["fingerprint"].name: sa.literal("ghijklmno"[copy - 1]) + sa.func.substr(by_name["fingerprint"], 2),
+        by_name["serialnumber"].name: sa.literal(str(copy)) + by_name["serialnumber"],
+    }
+    values = [made.get(name, column) for name, column in columns.items()]
+    originals = sa.and_(by_name["type"] == 1, sa.func.substr(by_name["fingerprint"], 1, 1) < "g")
+    with engine.begin() as connection:
+        connection.execute(table.insert().from_select(list(columns), sa.select(*values).where(originals)))
+
+
+def whole_pass(file: Path) -> dict[str, float]:
+    """Make a whole pass in a process of its own; returns seconds and peak memory."""
+    command = [sys.executable, "-m", "bench.loaders_pass", str(file)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parent.parent
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def measure(server: Server, rows: int, changes: int, driver: str | None) -> dict[str, Any]:
@@ -90,10 +125,9 @@ def measure(server: Server, rows: int, changes: int, driver: str | None) -> dict
             config = load_config(file)
             issuers = Issuers.from_config(config, str(file))
             issuer = next(iter(issuers))
+            passed = whole_pass(file)
+            took = passed["seconds"]
             follower = CAFollower(issuer, config, str(file), issuers, SystemClock())
-            started = time.perf_counter()
-            follower.step()
-            took = time.perf_counter() - started
             store = redis.store()
             info = store.ca_info(issuer.id)
             assert info is not None
@@ -105,7 +139,8 @@ def measure(server: Server, rows: int, changes: int, driver: str | None) -> dict
                     pass
 
             thread = threading.Thread(target=follow)
-            thread.start()
+            if changes:
+                thread.start()
             lags = []
             engine = sa.create_engine(url)
             chance = random.Random(2)
@@ -127,7 +162,8 @@ def measure(server: Server, rows: int, changes: int, driver: str | None) -> dict
                     lags.append(time.perf_counter() - committed)
             finally:
                 stop.set()
-                thread.join()
+                if changes:
+                    thread.join()
                 follower.close()
                 engine.dispose()
                 store.close()
@@ -137,15 +173,22 @@ def measure(server: Server, rows: int, changes: int, driver: str | None) -> dict
         "rows": rows,
         "seconds": round(took, 2),
         "rows_per_s": round(rows / took),
+        "peak_mb": round(passed["peak_mb"]),
         "changes": changes,
-        "lag_median_s": round(statistics.median(lags), 3),
-        "lag_most_s": round(max(lags), 3),
+        "lag_median_s": round(statistics.median(lags), 3) if lags else None,
+        "lag_most_s": round(max(lags), 3) if lags else None,
     }
 
 
 def figures_of(name: str, one: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what docs/performance.md is to say of a server."""
+    memory = [
+        {"what": f"a whole pass over {of['rows']:,} rows of {name}, peak memory", "value": of["peak_mb"], "unit": "MB"}
+        for of in (one, one.get("large"))
+        if of is not None
+    ]
     return [
+        *memory,
         {
             "what": f"rows of {name} into Redis",
             "value": one["rows_per_s"],
@@ -166,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--changes", type=int, default=20)
+    parser.add_argument("--large", type=int, help="a whole pass over so many rows too, for its memory")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", choices=("postgresql", "mariadb"))
     parser.add_argument("--driver", help="SQLAlchemy's name of another driver for MariaDB, such as mysqldb")
@@ -178,6 +222,10 @@ def main() -> None:
                 server = stack.enter_context(running())
                 driver = asked.driver if name == "mariadb" else None
                 results[name] = measure(server, asked.rows, asked.changes, driver)
+            if asked.large:
+                with running() as server:
+                    large = results[name]["large"] = measure(server, asked.large, 0, driver)
+                print(f"{name}: {large['rows']} rows: {large['rows_per_s']:,} rows/s, {large['peak_mb']} MB")
             one = results[name]
             print(
                 f"{name}: {one['rows']} rows in {one['seconds']} s: {one['rows_per_s']:,} rows/s (target {TARGET_ROWS_S:,}); "
