@@ -158,8 +158,8 @@ def running_postgresql() -> Iterator[Server]:
 
 
 @contextmanager
-def running_mariadb() -> Iterator[Server]:
-    """Run a MariaDB server."""
+def running_mariadb(*options: str) -> Iterator[Server]:
+    """Run a MariaDB server; ``options`` come behind those of tests."""
     binary = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
     if not Path(binary).exists():
         lacking("MariaDB is not installed (.ci/need test)")
@@ -185,6 +185,7 @@ def running_mariadb() -> Iterator[Server]:
             binary,
             *QUICK_MARIADB,
             "--innodb-fast-shutdown=2",
+            *options,
             f"--datadir={base}/data",
             f"--socket={base}/s",
             f"--pid-file={base}/pid",
