@@ -242,9 +242,7 @@ class EJBCALoader(IncrementalDatabaseLoader):
         where, doubts = self.row_name(row), Doubts()
         octets = serial_from_decimal(str(serial).strip())
         not_after = int(expires) // 1000 if expires and expires > 0 else None
-        is_revoked = status == REVOKED or (
-            status == ARCHIVED and reason not in (NOT_REVOKED, CRLReason.REMOVE_FROM_CRL)
-        )
+        is_revoked = _is_revoked(status, reason)
         if ca in self._others:
             return None
         if not is_revoked and ca not in self._mine and (ca or self._others):
@@ -336,13 +334,21 @@ def _readable(blob: Any) -> x509.Certificate | None:
         return None
 
 
+def _is_revoked(status: Any, reason: Any) -> bool:
+    return status == REVOKED or (status == ARCHIVED and reason not in (NOT_REVOKED, CRLReason.REMOVE_FROM_CRL))
+
+
 def _winner(rows: list[Any]) -> Any:
     """Return which of several rows of one certificate, by updateTime, EJBCA takes.
 
-    A permanent revocation before all else, and of several the first; without one the latest row, of a precertificate only
-    where there is no other.
+    A permanent revocation before all else, and of several the first; without one the latest row, of a good precertificate
+    only where there is no other.
     """
     not_for_good = (NOT_REVOKED, CRLReason.CERTIFICATE_HOLD, CRLReason.REMOVE_FROM_CRL)
     permanent = [row for row in rows if row[2] in (REVOKED, ARCHIVED) and row[3] not in not_for_good]
-    final = [row for row in rows if row[_TAG] != PRECERTIFICATE]
-    return permanent[0] if permanent else (final or rows)[-1]
+    speaking = [
+        row
+        for row in rows
+        if row[_TAG] != PRECERTIFICATE or (_is_revoked(row[2], row[3]) and row[3] != CRLReason.REMOVE_FROM_CRL)
+    ]
+    return permanent[0] if permanent else (speaking or rows)[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -290,9 +290,9 @@ def test_a_hold_and_its_release_in_redis(
 
 
 def test_several_rows_of_one_certificate(source: EJBCASource) -> None:
-    """NoConflictCertificateData: a permanent revocation wins, of several the first; else the latest row."""
+    """NoConflictCertificateData: a permanent revocation wins, of several the first; else the latest row, of a good precertificate if alone."""
 
-    def rows(serial: int, *entries: tuple[int, int, int]) -> list[dict[str, Any]]:
+    def rows(serial: int, *entries: tuple[int, int, int], precertificate: Collection[int] = ()) -> list[dict[str, Any]]:
         return [
             source.row(
                 serial,
@@ -300,6 +300,7 @@ def test_several_rows_of_one_certificate(source: EJBCASource) -> None:
                 revocationReason=reason,
                 revocationDate=AT_MS + at * 1000,
                 updateTime=source.updated + at,
+                tag="P" if at in precertificate else None,
             )
             | {"id": f"{serial}-{at}"}
             for status, reason, at in entries
@@ -310,6 +311,12 @@ def test_several_rows_of_one_certificate(source: EJBCASource) -> None:
         *rows(2, (40, 1, 2), (40, 6, 3), (20, -1, 4)),
         *rows(3, (40, 6, 1), (20, -1, 2)),
         *rows(4, (20, -1, 1), (40, 6, 2)),
+        *rows(5, (40, 6, 1), (20, -1, 2), precertificate=[2]),
+        *rows(6, (20, -1, 1), (40, 6, 2), precertificate=[2]),
+        *rows(7, (40, 1, 1), (20, -1, 2), precertificate=[1]),
+        *rows(8, (40, 6, 1), (20, -1, 2), precertificate=[1]),
+        *rows(9, (20, -1, 1), (21, -1, 2), precertificate=[1, 2]),
+        *rows(10, (40, 6, 1), (40, 8, 2), precertificate=[2]),
         table="NoConflictCertificateData",
     )
     loader = source.open()
@@ -318,8 +325,14 @@ def test_several_rows_of_one_certificate(source: EJBCASource) -> None:
         "2": f"revoked 2026-01-02T03:04:07Z keyCompromise {EXP}",
         "3": f"good {EXP}",
         "4": f"revoked 2026-01-02T03:04:07Z certificateHold {EXP}",
+        "5": f"revoked 2026-01-02T03:04:06Z certificateHold {EXP}",
+        "6": f"revoked 2026-01-02T03:04:07Z certificateHold {EXP}",
+        "7": f"revoked 2026-01-02T03:04:06Z keyCompromise {EXP}",
+        "8": f"good {EXP}",
+        "10": f"revoked 2026-01-02T03:04:06Z certificateHold {EXP}",
     }
     assert source.read(loader) == wanted
+    assert [one for batch in read(loader.snapshot()) for one in batch.issued] == [(b"\x09", f"good {EXP}")]
     late = source.updated // 1000 + 10_000
     source.insert(
         *(one | {"updateTime": late * 1000, "id": "5"} for one in rows(2, (20, -1, 9))),
