@@ -40,6 +40,7 @@ log = get_logger(__name__)
 POLL_S = 0.5  # a change is seen within this, and brought in within a second where it is small
 POLL_DATABASE_S = 1.0  # of a source that is asked for its changes: each costs it a query
 SHRUNK_AGAIN_S = 60  # a source that listed too few is read as a whole again; no change would tell that it recovered
+CHANGES_AGAIN_S = 60.0  # changes that could not be read beside a whole pass; each try may keep it waiting for seconds
 AS_OF_EVERY_S = 2.0  # an unchanged source's as_of is written this often: one small write
 COMPARED_ANSWERS = 1000  # of each comparison
 LOGGED_DIFFERENCES = 10
@@ -212,6 +213,7 @@ class CAFollower:
         assert self._runner is not None and self._store is not None  # noqa: S101, PT018 - _watch_store has made them
         self._owes_pass = False
         report = self._runner.run(meanwhile=self._meanwhile)
+        self._changes_at = min(self._changes_at, self._clock.monotonic() + self._poll_s)
         # Of this pass's own commits too: if the store loses them before the next look, its numbers go back.
         self._journal_ends = self._store.journal_ends()
         # What was peeked before the reading: a change in between is seen as one afterwards.
@@ -233,9 +235,18 @@ class CAFollower:
             SOURCE_AS_OF.labels(self._issuer.name).set(report.as_of)
 
     def _meanwhile(self) -> None:
-        """Look for changes also while a whole pass reads and compares: of a large CA that takes minutes."""
-        if self._is_incremental:
+        """Look for changes also while a whole pass reads and compares: of a large CA that takes minutes.
+
+        Where that fails the pass goes on all the same, by a connection of its own: in a SQLite file without a write-ahead
+        log whoever writes waits for the pass, and lets nobody else begin to read, so that no pass would come to its end.
+        """
+        if not self._is_incremental:
+            return
+        try:
             self._watch_changes()
+        except SourceUnavailable as error:
+            self._changes_at = self._clock.monotonic() + CHANGES_AGAIN_S
+            log.warning("changes_put_off", ca=self._issuer.name, error=str(error))
 
     def _move_as_of(self, as_of: float, *, at_once: bool = False) -> None:
         """Say that all that the source said at ``as_of``, the moment before it was looked at, is in the store."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from loaders import rejects
+from loaders import database, rejects
 from loaders.base import Batch, CursorLost, LoaderOptions, RowRejected, Rows
+from loaders.database import Database
 from loaders.follow import AS_OF_EVERY_S, CAFollower
 from loaders.runner import Runner
 from responder.clock import Clock
@@ -365,3 +368,53 @@ def test_a_load_by_hand_saves_the_cursor_too(room: LedgerRoom) -> None:
     room.ledger.put((1, GOOD))
     assert runner.run().settled
     assert (room.cursor() or "").endswith(" v1:1")
+
+
+def test_a_writer_that_waits_for_a_pass_does_not_end_it(
+    room: LedgerRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SQLite file without a write-ahead log: nobody else can begin to read then, but the pass goes on, and is tried beside once."""
+    mapping = 'serial = "serial", serial_base = "hex", revoked_at = "revoked", time = "s"'
+    query = 'query = "SELECT serial, revoked, at FROM certs", key = "serial", updated = "at", updated_time = "s"'
+    source = f'type = "sql", url = "sqlite:///{tmp_path}/ca.db?timeout=0", {query}, {mapping}'
+    text = room.config_file.read_text().replace('type = "openssl", path = "index.txt"', source)
+    room.config_file.write_text(text)
+    monkeypatch.setattr(database, "PAGE_ROWS", 1)
+    pages, looks = Database.pages, 0
+
+    def written(*call: Any) -> Iterator[Sequence[Any]]:
+        for page in pages(*call):
+            if writer.in_transaction:
+                with pytest.raises(sqlite3.OperationalError, match="locked"):
+                    writer.commit()
+            room.pass_time(1)
+            yield page
+
+    def counted(*call: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return changes(*call)
+
+    with closing(sqlite3.connect(tmp_path / "ca.db", timeout=0)) as writer:
+        writer.execute("CREATE TABLE certs (serial TEXT PRIMARY KEY, revoked INTEGER, at INTEGER)")
+        writer.executemany("INSERT INTO certs VALUES (?, NULL, ?)", [(f"0{at}", int(NOW)) for at in range(1, 5)])
+        writer.commit()
+        follower = CAFollower(room.issuer, room.config, str(room.config_file), room.issuers, room.clock)
+        try:
+            follower.step()
+            monkeypatch.setattr(Database, "pages", written)
+            changes = Runner.changes
+            monkeypatch.setattr(Runner, "changes", counted)
+            writer.execute("UPDATE certs SET revoked = ?, at = ? WHERE serial = '03'", (int(NOW), int(NOW) + 1))
+            follower._redo()
+            before = follower._report
+            follower.step()
+            assert follower._report is not before
+            assert room.statuses()["03"] == "good"
+            assert looks == 2, "before the pass, and once beside it"
+            writer.commit()
+            room.pass_time(follower._poll_s)
+            follower.step()
+            assert room.statuses()["03"].startswith("revoked")
+        finally:
+            follower.close()
