@@ -32,6 +32,7 @@ from responder.metrics import SOURCE_ERRORS
 log = get_logger(__name__)
 
 CURSOR_VERSION = "1"
+AFTER_FAILURE_S = 60  # until a list that is asked for changes is asked again: each try may wait for seconds
 MAX_CHANGED_ROWS = (
     100_000  # of a new CRL that are brought in at once; a larger one waits for the whole pass, in flat memory
 )
@@ -76,8 +77,7 @@ class WithIssuedList:
         except BaseException:
             revoked.close()
             raise
-        self.note_list(issued.as_of)
-        return Both(revoked, issued, self.as_of(revoked.as_of), state)
+        return Both(self, revoked, issued, state)
 
     def changes(self, cursor: str) -> BothChanges:
         """Read a CRL that was not read yet, and what the list says of changes; without the list the CRL alone.
@@ -108,16 +108,20 @@ class WithIssuedList:
                 raise
         return BothChanges(self, revoked, read, listed, state, wants_pass)
 
-    def as_of(self, crl_time: float) -> float:
-        """Return as of when both together are known."""
-        return min(crl_time, self._listed_as_of) if self._says_not_issued else crl_time
+    def as_of(self, crl_time: float, listed_as_of: float | None = None) -> float:
+        """Return as of when both together are known; without ``listed_as_of`` by the list that was last read to its end."""
+        if not self._says_not_issued:
+            return crl_time
+        return min(crl_time, self._listed_as_of if listed_as_of is None else listed_as_of)
 
     def note_list(self, as_of: float) -> None:
-        """Note that the list is within reach, and as of when it is known."""
+        """Note that the list was read to its end, and as of when it is known."""
         self._listed_as_of, self._problem = as_of, None
 
     def tell(self, error: SourceUnavailable) -> None:
-        """Raise the alarm, once for each problem, since the CRL is followed without the list."""
+        """Raise the alarm, once for each problem, since the CRL is followed without the list; a database is left alone then."""
+        if isinstance(self.issued, Incremental):
+            self._next_look_at = self._clock.monotonic() + AFTER_FAILURE_S
         if str(error) != self._problem:
             self._problem = str(error)
             SOURCE_ERRORS.labels(self._issuer.name).inc()
@@ -127,10 +131,11 @@ class WithIssuedList:
 class Both:
     """One whole reading: the CRL's rows first."""
 
-    def __init__(self, revoked: Snapshot, issued: Snapshot, as_of: float, state: str) -> None:
+    def __init__(self, loader: WithIssuedList, revoked: Snapshot, issued: Snapshot, state: str) -> None:
+        self._loader = loader
         self._revoked, self._issued = revoked, issued
         self._state = state
-        self.as_of = as_of
+        self.as_of = loader.as_of(revoked.as_of, issued.as_of)
         self.until: float | None = getattr(revoked, "until", None)
         self.size = 0
         self.fingerprint = ""
@@ -164,6 +169,8 @@ class Both:
         self.fingerprint = hashlib.sha256(both.encode()).hexdigest()
         self.whole = self._revoked.whole and self._issued.whole
         self.cut = bool(getattr(self._issued, "cut", False))
+        if not self.cut:
+            self._loader.note_list(self._issued.as_of)
         self.cursor = _cursor(self._revoked.fingerprint, getattr(self._issued, "cursor", "") or self._state)
 
     def close(self) -> None:

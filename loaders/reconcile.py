@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cryptography.x509 import ocsp
 
-from loaders.base import Loader, signal_of
+from loaders.base import Batch, Loader, Snapshot, signal_of
 from loaders.duplicates import marked, without_duplicates, without_marked
 from loaders.reading import Reading, refuse_holds
 from loaders.registry import open_loader
@@ -73,9 +73,12 @@ class Comparison:
 
 
 def compare_source(
-    source: str | None, stored: str | None, loader: Loader, now: float, retention_s: float
+    source: str | None, stored: str | None, loader: Loader, now: float, retention_s: float, *, released: bool = False
 ) -> str | None:
-    """Say how the store's text of a serial contradicts the source's, or None. None as a text: it is not listed there."""
+    """Say how the store's text of a serial contradicts the source's, or None. None as a text: it is not listed there.
+
+    ``released``: the source says explicitly that it is on hold no more.
+    """
     old = Status.from_text(stored) if stored is not None else None
     if source is None:
         # A revoked one that its CA deleted stays; so does what an operator revoked.
@@ -87,7 +90,7 @@ def compare_source(
         return None  # nobody keeps it
     if old is None:
         return f"the source says {source!r}, Redis has nothing"
-    decision = decide(old, new, signal=signal_of(loader), now=now)
+    decision = decide(old, new, signal="release" if released else signal_of(loader), now=now)
     if decision.refused is Refused.OPERATOR or (decision.kind is None and decision.refused is None):
         return None
     return f"the source says {source!r}, Redis {stored!r}"
@@ -114,6 +117,7 @@ class Reconciler:
         self._clock = clock
         self._sleep = sleep
         self._loader, _ = open_loader(issuers, issuer, config_file, clock)
+        self._released: set[bytes] = set()  # of the last reading
 
     def run(self, sample: int, http: Sequence[tuple[str, int]]) -> Comparison:
         """Compare everything with Redis and with the CRLs in the depot, and ``sample`` certificates with answers.
@@ -143,7 +147,7 @@ class Reconciler:
             for source, stored, listed in self._groups(rows, entries, buckets, bits):
                 now = self._clock.now()
                 for octets in source.keys() | stored.keys():
-                    if self._contradiction(source.get(octets), stored.get(octets), now) is not None:
+                    if self._contradiction(octets, source.get(octets), stored.get(octets), now) is not None:
                         suspects[octets] = source.get(octets, "")
                 if crl_time is not None:
                     self._compare_crl(stored, listed, crl_time, result)
@@ -162,15 +166,22 @@ class Reconciler:
 
     # --- the source and Redis ----------------------------------------------------------------------------------------
 
-    def _contradiction(self, source: str | None, stored: str | None, now: float) -> str | None:
-        return compare_source(source, stored, self._loader, now, self._issuer.config.retention)
+    def _contradiction(self, octets: bytes, source: str | None, stored: str | None, now: float) -> str | None:
+        retention_s, released = self._issuer.config.retention, octets in self._released
+        return compare_source(source, stored, self._loader, now, retention_s, released=released)
+
+    def _batches(self, snapshot: Snapshot) -> Iterator[Batch]:
+        self._released = set()
+        for batch in snapshot.batches():
+            if self._issuer.profile == "webpki":
+                refuse_holds(batch, self._loader.name)
+            self._released.update(octets for octets, _ in batch.released)
+            yield batch
 
     def _read(self, spool: Spool, result: Comparison) -> Reading:
         snapshot, reading = self._loader.snapshot(), Reading()
         try:
-            for batch in snapshot.batches():
-                if self._issuer.profile == "webpki":
-                    refuse_holds(batch, self._loader.name)
+            for batch in self._batches(snapshot):
                 spool.add(batch.rows)
                 spool.add(batch.released)
                 spool.add(marked(batch.issued))
@@ -211,7 +222,7 @@ class Reconciler:
         found: dict[bytes, str] = {}
         snapshot = self._loader.snapshot()
         try:
-            for batch in snapshot.batches():
+            for batch in self._batches(snapshot):
                 presumed = [(row.serial_octets, row.presumed) for row in batch.rejected]
                 for octets, text in [*batch.issued, *batch.rows, *batch.released, *presumed]:
                     if octets is None or text is None:
@@ -225,7 +236,7 @@ class Reconciler:
         for at in range(0, len(serials), CHUNK):
             part = serials[at : at + CHUNK]
             for octets, place in zip(part, self._store.locate(self._issuer.id, part), strict=True):
-                problem = self._contradiction(found.get(octets), place.text, self._clock.now())
+                problem = self._contradiction(octets, found.get(octets), place.text, self._clock.now())
                 if problem is not None:
                     result.add(Difference(octets, "Redis", problem))
 

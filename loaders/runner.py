@@ -283,9 +283,10 @@ class Runner:
             alone = [row for row in reading.issued.items() if row[0] not in touched]
             report.done.add(apply(self._store, ca, alone, signal="issued", now=now))
         self._presume(reading.presumed, report, now)
+        if terms.goods_say_issued and terms.releases_wait:
+            # Its good rows contradict no hold, so that none was counted.
+            report.done.releases_waiting = self._holds_of(reading.released)
         is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
-        if terms.goods_say_issued and reading.released and not releasing:
-            is_open = True  # its good rows contradict no hold, so that none was counted
         if report.shrunk_from is None and not report.cut and (believed or is_older or not is_open):
             self._applied = fingerprint
             self._settle(report, info)
@@ -325,6 +326,12 @@ class Runner:
         elif alone:
             reason = f"more than {MAX_KEPT_SERIALS} rows only say that something was issued: {len(alone)} are left out"
             self._reject(LoadError(self._loader.name, "", reason), report)
+
+    def _holds_of(self, released: dict[bytes, str]) -> int:
+        """Count the serials that a release would change."""
+        places = self._store.locate(self._issuer.id, list(released))
+        stored = [Status.from_text(place.text) for place in places if place.text is not None]
+        return sum(1 for status in stored if status.is_hold and not status.by_operator)
 
     def _presume(self, presumed: dict[bytes, str], report: PassReport, now: float) -> None:
         """Revoke what surely is revoked, though nobody knows when or why, unless it is revoked already."""

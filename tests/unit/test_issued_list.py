@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import Connection
 from typer.testing import CliRunner
 
 from loaders import issued
+from loaders.contract_suite import read
+from loaders.database import Database
 from loaders.follow import CAFollower
 from loaders.reading import PassReport
 from loaders.reconcile import Reconciler
 from loaders.registry import open_loader
 from loaders.runner import CONFIRM_AFTER_S
 from responder.cli.app import build_app
-from responder.errors import ConfigError
+from responder.errors import ConfigError, SourceUnavailable
 from responder.metrics import SOURCE_ERRORS
 from tests.crl_made import HOUR_S, NOW
 from tests.crl_source_room import AT, AT_TEXT, CRLSourceRoom
@@ -303,14 +308,28 @@ def test_a_large_new_crl_waits_for_the_whole_pass(room: BothRoom, monkeypatch: p
     assert room.as_of() == NOW + 10
 
 
-def test_a_database_as_the_list_is_asked_for_changes(make_room: Rooms, tmp_path: Path) -> None:
-    """A row that is new is known at the next poll, not at the next whole pass; and what the CRL revokes stays revoked."""
-    with sqlite3.connect(tmp_path / "ca.db") as made:
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """A database that lists 01 and 02."""
+    with closing(sqlite3.connect(tmp_path / "ca.db", timeout=0)) as made:
         made.execute("CREATE TABLE certs (serial TEXT PRIMARY KEY, expires INTEGER, at INTEGER)")
         made.executemany("INSERT INTO certs VALUES (?, 1924991999, ?)", [("01", NOW - 9), ("02", NOW - 9)])
+        made.commit()
+        yield made
+
+
+def database(directory: Path) -> str:
+    """Configure it as the list."""
     query = 'query = "SELECT serial, expires, at FROM certs", key = "serial", updated = "at", updated_time = "s"'
     mapping = 'serial = "serial", serial_base = "hex", not_after = "expires", time = "s"'
-    room = make_room(f'"sql", url = "sqlite:///{tmp_path}/ca.db", {query}, {mapping}')
+    return f'"sql", url = "sqlite:///{directory}/ca.db?timeout=0", {query}, {mapping}'
+
+
+def test_a_database_as_the_list_is_asked_for_changes(
+    make_room: Rooms, tmp_path: Path, made: sqlite3.Connection
+) -> None:
+    """A row that is new is known at the next poll, not at the next whole pass; and what the CRL revokes stays revoked."""
+    room = make_room(database(tmp_path))
     room.publish([(2, AT)])
     room.step(2)
     assert room.statuses() == {"01": GOOD, "02": f"revoked {AT_TEXT} {EXP}"}
@@ -325,7 +344,94 @@ def test_a_database_as_the_list_is_asked_for_changes(make_room: Rooms, tmp_path:
     assert room.statuses()["03"] == f"revoked {AT_TEXT} {EXP}"
     assert room.as_of() == NOW + 2
     assert room.follower._report is passes
-    made.close()
+
+
+def test_the_list_hides_no_revocation_of_a_pass_under_way(
+    make_room: Rooms, tmp_path: Path, made: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the whole pass reads a CRL that revokes 03, the changes say that 03 was issued: the pass's word of it counts."""
+    room = make_room(database(tmp_path))
+    runner = room.runner()
+    assert runner.run().settled
+    monkeypatch.setattr(issued, "MAX_CHANGED_ROWS", 0)
+    room.publish([(3, AT)], number=2, this_update=NOW + 1)
+    made.execute("INSERT INTO certs VALUES ('03', 1924991999, ?)", (NOW,))
+    made.commit()
+    room.pass_time(2)
+
+    def meanwhile() -> None:
+        if "03" not in room.statuses():
+            runner.changes()
+            assert room.statuses()["03"] == GOOD
+
+    runner.run(meanwhile=meanwhile)
+    assert room.statuses()["03"] == f"revoked {AT_TEXT} {EXP}"
+
+
+def test_a_list_that_fails_is_left_alone_for_a_while(
+    make_room: Rooms, tmp_path: Path, made: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at a database that is locked, or out of reach, may hold up the CRL for seconds."""
+    room = make_room(database(tmp_path))
+    room.step(2)
+    made.execute("BEGIN EXCLUSIVE")
+    looks = 0
+    reading = Database.reading
+
+    def counted(database: Database) -> AbstractContextManager[Connection]:
+        nonlocal looks
+        looks += 1
+        return reading(database)
+
+    monkeypatch.setattr(Database, "reading", counted)
+    room.publish([(2, AT)], number=2, this_update=NOW + 1)
+    room.step(10)
+    assert looks == 1
+    assert room.statuses()["02"] == f"revoked {AT_TEXT} {EXP}"
+    made.execute("INSERT INTO certs VALUES ('03', 1924991999, ?)", (NOW,))
+    made.commit()
+    room.pass_time(issued.AFTER_FAILURE_S)
+    room.step(2)
+    assert room.statuses()["03"] == GOOD
+
+
+def test_a_list_that_could_not_be_read_gives_no_date(make_room: Rooms) -> None:
+    """Where "not issued" is signed, and so is as old as the list: a newer one counts once it was read to its end."""
+    room = make_room(ocsp=', unassigned = "unknown"')
+    loader, _ = open_loader(room.issuers, room.issuer, str(room.config_file), room.clock)
+    assert isinstance(loader, issued.WithIssuedList)
+    room.list("01")
+    os.utime(room.directory / "issued.csv", (NOW - 1000, NOW - 1000))
+    read(loader.snapshot())
+    room.put("issued.csv", b"no such columns\n")
+    os.utime(room.directory / "issued.csv", (NOW - 10, NOW - 10))
+    snapshot = loader.snapshot()
+    with pytest.raises(SourceUnavailable):
+        read(snapshot)
+    assert loader.as_of(NOW) == NOW - 1000
+    snapshot.close()
+
+
+def test_a_release_that_is_done_holds_up_no_date(make_room: Rooms) -> None:
+    """removeFromCRL stands in deltas for weeks; a directory in which certificates come all the time is never read twice the same."""
+    room = make_room('"certdir", path = "issued"', profile="private")
+    room.configure('path = "corp.crl", delta = "delta.crl"')
+    (room.directory / "issued").mkdir()
+
+    def issue(serial: int) -> None:
+        leaf = make_leaf(room.ca, serial_number=serial, not_after=1_924_991_999)
+        (room.directory / "issued" / f"{serial}.pem").write_bytes(leaf.certificate.public_bytes(Encoding.PEM))
+
+    issue(1)
+    room.publish(number=5)
+    room.publish([(1, AT, REMOVED)], name="delta.crl", number=6, base=5)
+    runner = room.runner()
+    assert runner.run().settled
+    room.pass_time(CONFIRM_AFTER_S)
+    issue(2)
+    report = runner.run()
+    assert report.settled, "though it was not read twice the same"
+    assert report.done.releases_waiting == 0
 
 
 # --- configuration, commands ------------------------------------------------------------------------------------------
@@ -383,3 +489,21 @@ def test_commands_know_both(room: BothRoom) -> None:
         f"serial 02: Redis: the source says 'revoked {AT_TEXT}', Redis {GOOD!r}",
         f"serial 05: Redis: Redis says {GOOD!r}, the source does not list it",
     ]
+
+
+def test_reconcile_tells_of_a_hold_that_should_have_ended(make_room: Rooms) -> None:
+    """By removeFromCRL; what the list says of a hold is no contradiction, nor is a release of what is not on it."""
+    room = make_room(CSV.replace(', not_after = "expires"', ""), profile="private")
+    room.configure('path = "corp.crl", delta = "delta.crl"')
+    room.list("01", "02")
+    room.publish([(1, AT, HOLD), (2, AT, HOLD), (9, AT, HOLD)], number=5)
+    room.read_twice()
+    room.publish([(1, AT, REMOVED), (9, AT, REMOVED)], name="delta.crl", number=6, base=5)
+    reconciler = Reconciler(
+        room.store, room.config, str(room.config_file), room.issuers, room.issuer, room.clock, sleep=lambda _: None
+    )
+    held = f"revoked {AT_TEXT} certificateHold"
+    told = f"serial 01: Redis: the source says 'good', Redis {held!r}"
+    assert [str(difference) for difference in reconciler.run(0, []).differences] == [told]
+    room.read_twice()
+    assert reconciler.run(0, []).differences == []
