@@ -51,6 +51,12 @@ class StoreDamaged(StoreUnavailable):
     category = "store_damaged"
 
 
+class StoreOutrun(StoreUnavailable):
+    """Redis answers, and what it holds of one CA changes faster than it can be read: the other CAs go on."""
+
+    category = "store_outrun"
+
+
 class CommitConflict(RevocastError):
     """A bucket changed between the reading and the writing; read it again and decide anew."""
 

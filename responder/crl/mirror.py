@@ -174,15 +174,14 @@ class MirroredSlot:
         self._refused: CRLError | None = None  # why what lies at the place now is not taken
         self._said: tuple[str, float] = ("", 0.0)
         self.scope = b""  # acceptance.scope_of what is published
-        self.published: Published | None = self._in_depot()
+        self.published: Published | None = None
+        with contextlib.suppress(OSError):  # ``step`` says so
+            self.published = self._in_depot()
 
     def step(self) -> float:
         """Look for a newer CRL if that is due; returns the seconds until it is again."""
         now = self._clock.monotonic()
         if now >= self._look_at:
-            if (found := self._in_depot()) != self.published:
-                self.published = found  # what was there is damaged, or somebody has removed it: it is fetched once more
-                self._place.forget()
             self._look_at = now + (self._every_s if self._look() else min(RETRY_S, self._every_s))
         self._watch_end()
         return self._look_at - now
@@ -191,6 +190,9 @@ class MirroredSlot:
 
     def _look(self) -> bool:
         try:
+            if (found := self._in_depot()) != self.published:
+                self.published = found  # what was there is damaged, or somebody has removed it: it is fetched once more
+                self._place.forget()
             fetched = self._place.fetch()
             if fetched is not None:
                 self._take_up(fetched)
@@ -235,7 +237,8 @@ class MirroredSlot:
         check_kind(crl, is_delta=self._full is not None)
         check_times(crl, self._clock.now())
         if self.published is not None:
-            check_follows(crl, self.published.number, self.published.this_update)
+            # ``lost``: clients have seen that one, though it was found damaged here.
+            check_follows(crl, self.published.lost or self.published.number, self.published.this_update)
         check_origin(crl, self._signer)
         if self._full is not None:
             self._check_base(crl)

@@ -31,6 +31,7 @@ from responder.errors import (
     SignerUnavailable,
     SourceUnavailable,
     StoreDamaged,
+    StoreOutrun,
     StoreUnavailable,
 )
 from responder.issuers import Issuer, Issuers, load_issuer
@@ -128,13 +129,15 @@ class Series:
         self._conflict_s = CONFLICT_WAIT_S
         self._said: tuple[str, float] = ("", 0.0)
         self._ended = False
-        self._is_damaged = False  # what Redis holds of this CA cannot be used: it is tried again, as after a start
+        self._is_stopped = (
+            False  # what Redis or the depot has of this CA cannot be used: it is tried again, as after a start
+        )
 
     def start(self) -> Mapping[int, int] | None:
         """See what is published; returns the journal numbers to follow from, None: all that came is unknown."""
         try:
             return self._start()
-        except StoreDamaged as error:
+        except (StoreDamaged, StoreOutrun, OSError) as error:
             self._stopped_by(error)
             return None
 
@@ -182,17 +185,17 @@ class Series:
     def turn(self) -> float:
         """Issue what is due; returns after how many seconds there may be something to do. Raises StoreUnavailable.
 
-        What is damaged in Redis of this CA stops this CA alone.
+        What is damaged of this CA in Redis or the depot, or changes too fast, stops this CA alone.
         """
         try:
-            if self._is_damaged:
+            if self._is_stopped:
                 if (left := self._retry_at - self.office.clock.monotonic()) > 0:
                     return left
                 self._start()
                 self.missed()
-                self._is_damaged = False
+                self._is_stopped = False
             return self._turn()
-        except StoreDamaged as error:
+        except (StoreDamaged, StoreOutrun, OSError) as error:
             return self._stopped_by(error)
 
     def _turn(self) -> float:
@@ -302,7 +305,7 @@ class Series:
             # Each try builds a CRL and uses a number up: less and less often, where it is refused again and again.
             self._retry_at = office.clock.monotonic() + self._conflict_s
             self._conflict_s = min(2 * self._conflict_s, RETRY_MOST_S)
-        except StoreUnavailable:  # StoreDamaged among them: ``turn`` tells them apart
+        except StoreUnavailable:  # StoreDamaged and StoreOutrun among them: ``turn`` tells them apart
             raise
         except PublicationRefused as error:
             metrics.CRL_CHECKS_FAILED.labels(office.issuer.name, error.check).inc()
@@ -364,9 +367,11 @@ class Series:
 
     # --- alarms -------------------------------------------------------------------------------------------------------
 
-    def _stopped_by(self, error: StoreDamaged) -> float:
-        self._is_damaged = True
-        self._failed(0.0, "store", error)
+    def _stopped_by(self, error: StoreUnavailable | OSError) -> float:
+        self._is_stopped = True
+        due = self._next()[0]
+        reason = "disk" if isinstance(error, OSError) else "store"
+        self._failed(due.at if due.at <= self.office.clock.now() else 0.0, reason, error)
         return self._retry_at - self.office.clock.monotonic()
 
     def _failed(self, due_at: float, reason: str, error: Exception) -> None:

@@ -21,7 +21,7 @@ from responder.crl.all_revoked import read_all_revoked
 from responder.crl.delta import ChangeSet
 from responder.crl.numbering import Instant
 from responder.crl.write_behind import WriteBehind
-from responder.errors import CommitConflict, PublicationRefused, StoreDamaged, StoreUnavailable
+from responder.errors import CommitConflict, PublicationRefused, StoreDamaged, StoreOutrun, StoreUnavailable
 from responder.model import Status
 from responder.store.crl_store import CHUNKS, Changed, CRLBase
 from responder.store.layout import PARTITIONS, partition_of, serial_hash
@@ -269,7 +269,7 @@ def _cut(store: Store, instant: Instant, put: Callable[[int, list[bytes]], None]
         if cut.whole:
             # Where it is being set or cleared, it holds in some partitions: then for all.
             return replace(instant, override=max(cut.overrides))
-    raise StoreUnavailable(f"the revoked of {instant.ca} change faster than they can be read")
+    raise StoreOutrun(f"the revoked of {instant.ca} change faster than they can be read")
 
 
 def _end(store: Store, instant: Instant) -> None:
@@ -327,7 +327,5 @@ def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def _not_of_one_instant(ca: str) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"what is revoked of {ca} could not be read as of one instant: the journal was trimmed under it"
-    )
+def _not_of_one_instant(ca: str) -> StoreOutrun:
+    return StoreOutrun(f"what is revoked of {ca} could not be read as of one instant: the journal was trimmed under it")

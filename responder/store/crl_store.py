@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from responder.clock import format_utc, parse_utc
-from responder.errors import CommitConflict, StoreDamaged, StoreUnavailable
+from responder.errors import CommitConflict, StoreDamaged, StoreOutrun, StoreUnavailable
 from responder.store import crl_scripts, layout, scripts, values
 from responder.store.link import Command, Pending
 from responder.store.store_base import PARTITIONS, StoreBase, batches
@@ -128,15 +128,24 @@ class CRLStore(StoreBase):
 
     def _read_hashes(self, ca: str, places: Iterator[int]) -> Iterator[list[bytes]]:
         """Yield hashes of the revoked index, as replies of HGETALL, in order."""
-        pending, at_once = deque[Pending](), HASHES_OF_CHUNK
+        pending, at_once = deque[tuple[list[str], Pending]](), HASHES_OF_CHUNK
         while True:
             while len(pending) < READS_AHEAD and (batch := list(islice(places, at_once))):
-                pending.append(self._link.send([("HGETALL", self.layout.revoked(ca, place)) for place in batch]))
+                keys = [self.layout.revoked(ca, place) for place in batch]
+                pending.append((keys, self._link.send([("HGETALL", key) for key in keys])))
             if not pending:
                 return
-            replies = [self._link.good(reply) for reply in pending.popleft().result()]
+            keys, sent = pending.popleft()
+            replies = [self._hash(key, reply) for key, reply in zip(keys, sent.result(), strict=True)]
             at_once = min(MOST_READ_AT_ONCE, READ_ITEMS * len(replies) // (sum(map(len, replies)) + 1) + 1)
             yield from replies
+
+    def _hash(self, key: str, reply: Any) -> list[bytes]:
+        try:
+            found: list[bytes] = self._link.good(reply)
+        except StoreDamaged as error:
+            raise StoreDamaged(f"{key} is no hash ({error}); remove it: redis-cli DEL {key}") from error
+        return found
 
     def cut(self, ca: str, seen: Sequence[int], patience: int = 1) -> Cut:
         """Return the chunks that changed since the journal numbers ``seen``, and the numbers now, of one instant.
@@ -258,7 +267,7 @@ class CRLStore(StoreBase):
             if state.shards is not None:
                 return state.shards
             self._swap(ca, [(layout.CRL_SHARDS, "", str(shards))])
-        raise StoreUnavailable(f"the number of shards of {ca} could not be agreed upon")
+        raise StoreOutrun(f"the number of shards of {ca} could not be agreed upon")
 
     def reserve_number(self, ca: str, seen: int, number: int) -> None:
         """Give a CRL number away, unless another than ``seen`` was given away last: then raises CommitConflict.
@@ -300,7 +309,7 @@ class CRLStore(StoreBase):
             if self._swap(ca, swaps):
                 self._forget_what_all_bases_have(ca, publications)
                 return
-        raise StoreUnavailable(f"what is published of {ca} met a conflict {SWAP_TRIES} times")
+        raise StoreOutrun(f"what is published of {ca} met a conflict {SWAP_TRIES} times")
 
     def _forget_what_all_bases_have(self, ca: str, publications: Sequence[Publication]) -> None:
         history = next((one.base.history for one in publications if one.base is not None), None)

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from responder.errors import StoreUnavailable
+from responder.errors import StoreDamaged, StoreUnavailable
 from responder.store import values
 from responder.store.scripts import Script
 from responder.store.target import Target
@@ -204,9 +204,10 @@ class Link:
         return self.good(self.pipeline([command])[0])
 
     def good(self, reply: Any) -> Any:
-        """Return a reply, or raise StoreUnavailable where it is an error."""
+        """Return a reply, or raise StoreUnavailable where it is an error; StoreDamaged where a key is not of its kind."""
         if isinstance(reply, ResponseError):
-            raise self.unavailable(reply) from reply
+            error = self.unavailable(reply)
+            raise (StoreDamaged(*error.args) if "WRONGTYPE" in str(reply) else error) from reply
         return reply
 
     def pipeline_scripts(self, commands: Sequence[Sendable], scripts: Sequence[Script]) -> list[Any]:

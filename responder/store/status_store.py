@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from responder.errors import CommitConflict, StoreDamaged, StoreUnavailable
+from responder.errors import CommitConflict, StoreDamaged, StoreOutrun
 from responder.store import layout, scripts, values
 from responder.store.layout import bucket_number, serial_hash
 from responder.store.link import Command
@@ -47,7 +47,7 @@ class StatusStore(StoreBase):
             if 2 in covered:
                 continue  # a bucket was split between the reading of it and of its child
             return BucketMap(bits, found, frozenset(number for number, times in enumerate(covered) if not times))
-        raise StoreUnavailable(f"the buckets of {ca} changed with every reading")
+        raise StoreOutrun(f"the buckets of {ca} changed with every reading")
 
     def agree_bits(self, ca: str, bits: int) -> int:
         """Return the bits by which a CA's buckets are made; ``bits`` is what whoever comes first makes them by."""
@@ -138,10 +138,14 @@ class StatusStore(StoreBase):
         found: list[dict[bytes, str]] = [{} for _ in buckets]
         for batch in batches(places, BULK_BUCKETS):
             replies = self._read([("HGETALL", self.layout.revoked(ca, low)) for _, low in batch])
-            for (at, _), flat in zip(batch, replies, strict=True):
+            for (at, low), flat in zip(batch, replies, strict=True):
                 bucket, bits = buckets[at]
                 for serial, text in values.pairs(flat).items():
-                    octets = bytes.fromhex(serial.decode())
+                    try:
+                        octets = bytes.fromhex(serial.decode())
+                    except ValueError as error:
+                        key = self.layout.revoked(ca, low)
+                        raise StoreDamaged(f"{key} holds a field that is no serial in hex: {error}") from error
                     if bucket_number(serial_hash(octets), bits) == bucket:
                         found[at][octets] = text.decode()
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import cycle
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,8 +13,10 @@ from responder.config import load_config
 from responder.crl.publisher import Publisher, Series, open_series
 from responder.issuers import Issuers
 from responder.store.redis_store import Store
-from tests.crl_office import CRLOffice
+from tests.crl_office import HELD, CRLOffice
 from tests.pki import make_ca
+from tests.signing_room import GOOD
+from tests.store_room import NAMES
 
 MakeOffice = Callable[..., CRLOffice]
 
@@ -88,6 +91,90 @@ def test_a_field_that_cannot_be_read_stops_one_ca(two: TwoCAs, field: str) -> No
     office.clock.advance(61)
     for _ in range(3):
         publisher.turn()
+    assert two.numbers() == [2, 2]
+
+
+def turns(two: TwoCAs, publisher: Publisher) -> list[tuple[str, str, str]]:
+    """Have the publisher turn while both CAs' CRLs are due; returns CA, reason and text of each alarm."""
+    two.office.clock.advance(13 * 3600)
+    two.read_sources()
+    with capture_logs() as logs:
+        for _ in range(3):
+            publisher.turn()
+    return [(line["ca"], line["reason"], line["error"]) for line in logs if line["event"] == "crl_not_issued"]
+
+
+def go_on(two: TwoCAs, publisher: Publisher) -> None:
+    two.office.clock.advance(61)
+    for _ in range(3):
+        publisher.turn()
+
+
+def test_a_key_of_another_kind_stops_one_ca(two: TwoCAs) -> None:
+    """A stream in the place of an empty hash of the revoked: the alarm names it."""
+    office = two.office
+    two.read_sources()
+    publisher = two.publisher()
+    publisher.turn()
+    key = NAMES.revoked(office.room.issuer.id, 0)
+    client = office.room.server.client()
+    assert not client.exists(key)
+    client.xadd(key, {"a": "b"})
+    ((ca, reason, error),) = turns(two, publisher)
+    assert (ca, reason) == ("corp", "store")
+    assert f"{key} is no hash" in error
+    assert error.endswith(f"remove it: redis-cli DEL {key}")
+    assert two.numbers() == [1, 2]
+    assert metrics.CRL_OVERDUE.labels("corp")._value.get() > 3000, "due all the while"
+    client.delete(key)
+    go_on(two, publisher)
+    assert two.numbers() == [2, 2]
+
+
+def test_what_changes_too_fast_stops_one_ca(two: TwoCAs) -> None:
+    """A CA whose journal is trimmed before it is read, again and again."""
+    office = two.office
+    two.read_sources()
+    publisher = two.publisher()
+    publisher.turn()
+    client = office.room.server.client()
+    texts = cycle([HELD, GOOD])
+
+    def meddle(_what: str, _done: int) -> None:
+        office.room.change(1, next(texts), "changed")
+        for p in range(16):
+            client.xtrim(NAMES.journal(p), maxlen=0, approximate=False)
+
+    series, progress = two.series[0], two.series[0]._progress
+    series._progress = meddle
+    ((ca, reason, error),) = turns(two, publisher)
+    assert (ca, reason) == ("corp", "store")
+    assert "could not be read as of one instant" in error
+    assert two.numbers() == [1, 2]
+    series._progress = progress
+    go_on(two, publisher)
+    assert (two.numbers()[0] or 0) > 1
+
+
+def test_a_disk_that_takes_nothing_stops_one_ca(two: TwoCAs) -> None:
+    """A damaged file that cannot be set aside, from the first look on."""
+    office = two.office
+    two.read_sources()
+    two.publisher().turn()
+    published = office.depot.get("corp", "full")
+    assert published is not None
+    path = office.depot.path(published)
+    path.write_bytes(path.read_bytes()[:-1])
+    lock = path.with_name(".lock")
+    lock.unlink()
+    lock.mkdir()
+    with capture_logs() as logs:
+        publisher = two.publisher()
+    assert [line["reason"] for line in logs if line["event"] == "crl_not_issued"] == ["disk"]
+    assert [ca for ca, _, _ in turns(two, publisher)] in ([], ["corp"])  # said already, a moment ago
+    assert two.numbers() == [1, 2]
+    lock.rmdir()
+    go_on(two, publisher)
     assert two.numbers() == [2, 2]
 
 

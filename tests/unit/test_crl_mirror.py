@@ -139,6 +139,33 @@ def test_a_file_that_was_changed_is_fetched_once_more(room: MirrorRoom) -> None:
     assert room.octets() == newest
 
 
+def test_an_older_one_than_the_damaged_one_is_replayed(room: MirrorRoom, capsys: pytest.CaptureFixture[str]) -> None:
+    """Clients have seen the damaged one: nothing between the one before and it takes its place. A disk that takes nothing is said."""
+    first = room.crl(5, [(5, AT)])
+    room.step()
+    newest = room.crl(8, [(5, AT), (6, AT)], this_update=NOW + 60)
+    room.step()
+    published = room.published()
+    assert published is not None
+    path = room.depot.path(published)
+    path.write_bytes(newest[:-1] + bytes([newest[-1] ^ 1]))
+    room.crl(6, [(5, AT)], this_update=NOW + 30)
+    lock = path.with_name(".lock")
+    lock.unlink()
+    lock.mkdir()
+    room.step()
+    room.mirror = room.open()
+    room.step()
+    assert "reason=disk" in capsys.readouterr().out
+    lock.rmdir()
+    room.step()
+    assert "its cRLNumber 6 is below 8" in capsys.readouterr().out
+    assert room.octets() == first
+    room.offer(newest)
+    room.step()
+    assert room.octets() == newest
+
+
 def test_a_large_one_is_mirrored_and_said(make_room: Rooms, capsys: pytest.CaptureFixture[str]) -> None:
     room = make_room('mirror = "URL/corp.crl", large_bytes = 1024')
     crl = room.crl(1, [(serial, AT) for serial in range(1, 40)])

@@ -56,6 +56,14 @@ def test_chunks_are_the_whole_revoked_index(each_redis: RedisServer) -> None:
     assert found == {octets: serial_hash(octets) & 4095 for octets in mine}
 
 
+def test_what_is_no_serial_among_the_revoked(each_redis: RedisServer) -> None:
+    """Where a lost bucket is made anew, it is named."""
+    store, key = open_ca(each_redis), NAMES.revoked(CA, 3)
+    each_redis.client().hset(key, "zz", REVOKED)
+    with pytest.raises(StoreDamaged, match=f"{key} holds a field that is no serial in hex"):
+        store.read_revoked(CA, [(3, 4)])
+
+
 def test_a_chunk_has_the_serials_of_all_its_hashes(each_redis: RedisServer) -> None:
     store = open_ca(each_redis)
     first = serials(1)[0]
