@@ -25,7 +25,8 @@ log = get_logger(__name__)
 
 MAX_ISSUERS = 1000  # that are told apart in one source; each certificate of a hostile one may name another
 EXAMPLES = 3  # certificates of one issuer that are kept: the first may be forged
-MAX_EXAMPLE_BYTES = 1 << 16
+MAX_CERTIFICATE_BYTES = 1 << 16  # larger ones tell nothing: thousands are held in memory
+MAX_SIGNATURES = 20_000  # that are verified for one source: its CAs may all have one name, and the largest of keys
 MAX_NAME = 200  # characters of a name that are shown
 _KEY_SHOWN_BYTES = 8  # of a key identifier: enough to tell generations apart
 
@@ -47,6 +48,7 @@ class CertificateIssuers:
         self._groups: dict[tuple[bytes, bytes | None], _Group] = {}  # by the issuer's Name DER and key identifier
         self._cas: dict[tuple[bytes, bytes], x509.Certificate] = {}  # by subject and key: the latest certificate
         self._is_cut = False
+        self._signatures = 0  # that were verified
 
     def add(self, certificate: x509.Certificate, *, is_ca: bool = False) -> None:
         """Count a certificate under its issuer; that of a CA (``is_ca``: so the source says) is one that may have issued."""
@@ -56,6 +58,8 @@ class CertificateIssuers:
 
     def add_issued(self, certificate: x509.Certificate, rows: int = 1) -> None:
         """Count a certificate, and ``rows`` - 1 others like it, under its issuer."""
+        if self._is_too_large(certificate):
+            return
         try:
             key = issuer_name(certificate), key_id(certificate, authority=True)
         except ValueError:
@@ -67,11 +71,13 @@ class CertificateIssuers:
                 return
             group = self._groups[key] = _Group()
         group.rows += rows
-        if len(group.examples) < EXAMPLES and len(certificate.public_bytes(Encoding.DER)) <= MAX_EXAMPLE_BYTES:
+        if len(group.examples) < EXAMPLES:
             group.examples.append(certificate)
 
     def add_ca(self, certificate: x509.Certificate) -> None:
         """Remember the certificate of an issuer; of one that was renewed with its key the latest."""
+        if self._is_too_large(certificate):
+            return
         try:
             key = subject_and_key(certificate)
         except ValueError:
@@ -84,22 +90,22 @@ class CertificateIssuers:
 
     def found(self) -> list[FoundIssuer]:
         """Return the issuers: those whose certificates are here, also where they issued nothing here, and then the others."""
-        if self._is_cut:
-            log.warning("issuers_cut", source=self._source, limit=MAX_ISSUERS)
         rows: dict[tuple[bytes, bytes], int | None] = dict.fromkeys(self._cas, 0)
         others: list[FoundIssuer] = []
         for (name_der, identifier), group in self._groups.items():
-            issuers = [key for key, ca in self._cas.items() if _any_issued_by(group, ca)]
+            issuers = [key for key, ca in self._cas.items() if self._any_issued_by(name_der, group, key[0], ca)]
             # Without key identifiers, or where they lie, nobody can say how many are of which key.
             is_told_apart = len(issuers) == 1 and (identifier is not None or self._keys_of(name_der) == 1)
             for key in issuers:
                 so_far = rows[key]
                 rows[key] = so_far + group.rows if is_told_apart and so_far is not None else None
             if not issuers:
-                example = group.examples[0] if group.examples else None
-                der = None if example is None else example.public_bytes(Encoding.DER)
-                name = "a name that cannot be read" if example is None else name_text(example, of_issuer=True)
-                others.append(FoundIssuer(name, None, group.rows if self._counts else None, der))
+                example = group.examples[0]
+                rows_of_it = group.rows if self._counts else None
+                der = example.public_bytes(Encoding.DER)
+                others.append(FoundIssuer(name_text(example, of_issuer=True), None, rows_of_it, der))
+        if self._is_cut:
+            log.warning("issuers_cut", source=self._source, limit=MAX_ISSUERS)
         held = [
             FoundIssuer(
                 name_text(ca, of_issuer=False), ca.public_bytes(Encoding.DER), rows[key] if self._counts else None
@@ -108,12 +114,22 @@ class CertificateIssuers:
         ]
         return held + others
 
+    def _is_too_large(self, certificate: x509.Certificate) -> bool:
+        if len(certificate.public_bytes(Encoding.DER)) <= MAX_CERTIFICATE_BYTES:
+            return False
+        self._is_cut = True
+        return True
+
+    def _any_issued_by(self, name_der: bytes, group: _Group, subject_der: bytes, ca: x509.Certificate) -> bool:
+        if name_der == subject_der:  # else no signature is looked at
+            if self._signatures + len(group.examples) > MAX_SIGNATURES:
+                self._is_cut, self._counts = True, False
+                return False
+            self._signatures += len(group.examples)
+        return any(is_issued_by(example, ca) for example in group.examples)
+
     def _keys_of(self, name_der: bytes) -> int:
         return sum(1 for subject_der, _ in self._cas if subject_der == name_der)
-
-
-def _any_issued_by(group: _Group, ca: x509.Certificate) -> bool:
-    return any(is_issued_by(example, ca) for example in group.examples)
 
 
 def is_ca_certificate(certificate: x509.Certificate) -> bool:

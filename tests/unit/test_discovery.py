@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from loaders import discovery
 from loaders.adcs_rows import AdcsRow, issuers_of
 from loaders.base import FoundIssuer, Loader
+from loaders.certificates import is_issued_by
 from loaders.discovery import MAX_ISSUERS, CertificateIssuers, issuer_lines
 from loaders.ownership import parse_certificate
 from loaders.registry import check_options, loader_class
@@ -205,6 +207,34 @@ def test_there_is_an_end_to_issuers(tmp_path: Path, capsys: pytest.CaptureFixtur
     for number in range(MAX_ISSUERS + 5):
         issuers.add(certificate(ca, number + 1, key_id=number.to_bytes(4, "big")))
     assert len(issuers.found()) == MAX_ISSUERS
+    assert "issuers_cut" in capsys.readouterr().out
+
+
+def test_there_is_an_end_to_signatures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All CAs of a source may have one name: each certificate could be of each; nor is one of megabytes held in memory."""
+    monkeypatch.setattr(discovery, "MAX_SIGNATURES", 10)
+    looks = 0
+
+    def counted(*pair: x509.Certificate) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_issued_by(*pair)
+
+    monkeypatch.setattr(discovery, "is_issued_by", counted)
+    issuers = CertificateIssuers("hostile")
+    cas = [make_ca(tmp_path / str(number), label=f"ca{number}") for number in range(4)]
+    for number, ca in enumerate(cas):
+        issuers.add_ca(ca.certificate)
+        issuers.add(certificate(ca, number + 1, key_id=bytes([number])))
+    assert {issuer.rows for issuer in issuers.found()} == {None}
+    assert looks == 10
+    assert "issuers_cut" in capsys.readouterr().out
+    monkeypatch.setattr(discovery, "MAX_CERTIFICATE_BYTES", 100)
+    issuers = CertificateIssuers("hostile")
+    issuers.add(cas[0].certificate)
+    assert issuers.found() == []
     assert "issuers_cut" in capsys.readouterr().out
 
 
