@@ -52,12 +52,12 @@ def unindexed(loader: IncrementalDatabaseLoader) -> Iterator[str]:
         statement, _ = loader.statement(connection)
         narrowed = loader.changed_since(statement, int(SystemClock().now()))
         inspector = sa.inspect(connection)
-        tables = {name.lower(): name for name in [*inspector.get_table_names(), *inspector.get_view_names()]}
+        tables = {name.lower(): name for name in inspector.get_table_names()}
         already = {str(column) for column in _columns(statement.whereclause)}
         for column in _columns(narrowed.whereclause):
             table = _table_of(column, narrowed)
             if str(column) in already or table.lower() not in tables:
-                continue  # nobody can tell of an expression, or of another schema's table
+                continue  # nobody can tell of an expression, a view, or another schema's table
             name = tables[table.lower()]
             names = {one["name"].lower() for one in inspector.get_columns(name)}
             begins = [index["column_names"][:1] for index in inspector.get_indexes(name)]

@@ -70,6 +70,10 @@ def test_a_query_of_the_configuration(each_database: str, issuer: Issuer, tmp_pa
     assert level == ("ok" if index == "updated" else "warning"), text
     if level == "warning":
         assert text.startswith("certs.updated without an index")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE VIEW seen AS SELECT id, serial, at, updated FROM certs")
+    source = f'type = "sql", url = "{each_database}", {query.replace("FROM certs", "FROM seen")}, {mapping}'
+    assert findings(tmp_path, source) == [("ok", "can be read")], "no view has an index, whatever its tables have"
 
 
 def test_other_sources_are_not_looked_at(issuer: Issuer, tmp_path: Path) -> None:
