@@ -57,7 +57,6 @@ CONFLICT_WAIT_S = 0.1
 REMIND_EVERY_S = 300.0
 SAID_AFTER_S = 60.0  # that the source stands still: it is read every few seconds, and a restart takes some too
 URGENT_KINDS = frozenset({"revoked", "released", "override"})
-REST_S = 3_600.0
 
 
 class Stopped(Exception):
@@ -200,10 +199,10 @@ class Series:
 
     def _turn(self) -> float:
         clock = self.office.clock
-        if self.is_ended:
-            return REST_S
         if clock.monotonic() >= self._look_at:
             self.look()
+        if self.is_ended:
+            return self._watch_last()
         due = self._next()[0]
         if due.at > clock.now():
             metrics.CRL_OVERDUE.labels(self.office.issuer.name).set(0)
@@ -279,7 +278,7 @@ class Series:
                 return LEASED_WAIT_S
             self.look()
             if self.is_ended:
-                return REST_S
+                return LOOK_AGAIN_S
             now = self.office.clock.now()
             return self._issue([due for due in self._next() if due.at <= now])
 
@@ -373,6 +372,17 @@ class Series:
         reason = "disk" if isinstance(error, OSError) else "store"
         self._failed(due.at if due.at <= self.office.clock.now() else 0.0, reason, error)
         return self._retry_at - self.office.clock.monotonic()
+
+    def _watch_last(self) -> float:
+        """No CRL takes the place of the last one, should that be lost, unless the operator says so."""
+        office = self.office
+        if self._full is not None and self._full.lost is not None and office.clock.monotonic() >= self._retry_at:
+            text = (
+                f"the CA's last CRL, number {self._full.lost}, was lost: redis-cli HDEL {office.store.layout.crl(office.issuer.id)} ended, "
+                f"restart, and once a CRL is issued: revocast crl last --ca {office.issuer.name}"
+            )
+            self._failed(0.0, "disk", OperatorError(text))
+        return LOOK_AGAIN_S
 
     def _failed(self, due_at: float, reason: str, error: Exception) -> None:
         clock, ca = self.office.clock, self.office.issuer.name

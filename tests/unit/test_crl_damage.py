@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from responder import metrics
 from responder.config import load_config
+from responder.crl.last import issue_last
 from responder.crl.publisher import Publisher, Series, open_series
 from responder.issuers import Issuers
 from responder.store.redis_store import Store
@@ -224,3 +225,31 @@ def test_a_file_that_was_changed_is_issued_anew(make_office: MakeOffice, is_bare
     assert office.number() == number + (1 if is_bare else 2)
     office.pass_time(60)
     assert office.number() == number + (1 if is_bare else 2)
+
+
+def test_the_last_crl_is_lost(make_office: MakeOffice) -> None:
+    """It is found while nothing is due any more; what the alarm says to type leads to another last one."""
+    office = make_office("share = false")
+    office.turn()
+    office.revoke(1, 4)
+    issue_last(office.series)
+    office.turn()
+    published = office.depot.get("corp", "full")
+    assert published is not None
+    assert published.is_last
+    office.depot.path(published).unlink()
+    office.clock.advance(6)
+    with capture_logs() as logs:
+        office.turn()
+    (alarm,) = [line for line in logs if line["event"] == "crl_not_issued"]
+    assert office.number() == 1
+    said = f"redis-cli HDEL rc:crl:{office.room.issuer.id} ended"
+    assert f"last CRL, number 2, was lost: {said}" in alarm["error"]
+    office.room.server.client().execute_command(*said.split()[1:])
+    office.new_publisher()
+    office.turn()
+    assert office.number() == 3
+    issue_last(office.series)
+    published = office.depot.get("corp", "full")
+    assert published is not None
+    assert (published.number, published.is_last, published.lost) == (4, True, None)
