@@ -246,7 +246,8 @@ class Runner:
         believed = (confirmed or consistent) and report.shrunk_from is None and not is_older and not report.cut
         ends_holds = self._loader.good_releases_hold and self._issuer.profile != "webpki"  # reading.refuse_holds
         sees_removals = believed and report.whole and self._loader.lists_issued and not reading.is_blind
-        if getattr(self._loader, "keeps_vanished", False):
+        keeps_vanished = getattr(self._loader, "keeps_vanished", False)
+        if keeps_vanished:
             sees_removals = False  # what is no longer in such a source was issued all the same
         # What the changes have brought in meanwhile is newer than this reading: its rows of those serials are passed over.
         # But where they only say that something was issued: then what else is said of it counts.
@@ -286,7 +287,9 @@ class Runner:
         if terms.goods_say_issued and terms.releases_wait:
             # Its good rows contradict no hold, so that none was counted.
             report.done.releases_waiting = self._holds_of(reading.released)
-        is_open = not report.whole or report.done.vanished > 0 or report.done.releases_waiting > 0
+        is_open = (
+            not report.whole or report.done.releases_waiting > 0 or (report.done.vanished > 0 and not keeps_vanished)
+        )
         if report.shrunk_from is None and not report.cut and (believed or is_older or not is_open):
             self._applied = fingerprint
             self._settle(report, info)

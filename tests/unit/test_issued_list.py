@@ -412,7 +412,7 @@ def test_a_list_that_could_not_be_read_gives_no_date(make_room: Rooms) -> None:
     snapshot.close()
 
 
-def test_a_release_that_is_done_holds_up_no_date(make_room: Rooms) -> None:
+def test_what_a_second_reading_would_not_change_holds_up_no_date(make_room: Rooms) -> None:
     """removeFromCRL stands in deltas for weeks; a directory in which certificates come all the time is never read twice the same."""
     room = make_room('"certdir", path = "issued"', profile="private")
     room.configure('path = "corp.crl", delta = "delta.crl"')
@@ -432,6 +432,11 @@ def test_a_release_that_is_done_holds_up_no_date(make_room: Rooms) -> None:
     report = runner.run()
     assert report.settled, "though it was not read twice the same"
     assert report.done.releases_waiting == 0
+    room.pass_time(CONFIRM_AFTER_S)
+    issue(3)
+    (room.directory / "issued" / "2.pem").unlink()
+    assert runner.run().settled, "nor does a file that was tidied away, whose certificate is kept anyway"
+    assert room.statuses() == {"01": GOOD, "02": GOOD, "03": GOOD}
 
 
 # --- configuration, commands ------------------------------------------------------------------------------------------
