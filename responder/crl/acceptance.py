@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from asn1crypto import crl as asn1_crl
 from asn1crypto import x509 as asn1
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -131,6 +132,22 @@ def scope_text(scope_der: bytes) -> str:
         return "none"
     found = re.findall(rb"(?:https?|ldap)://[!-~]+", scope_der)
     return " ".join(url.decode() for url in found) or scope_der.hex()[:200]
+
+
+def is_same_place(one_der: bytes, other_der: bytes, url: str | None) -> bool:
+    """Say whether two scopes are of the same certificates: equal, or both name ``url`` and differ in other names alone.
+
+    RFC 5280 §6.3.3 (b) (2): it is enough that one name is the certificate's. A CA adds one for its next certificates.
+    """
+    if one_der == other_der or url is None:
+        return one_der == other_der
+    try:
+        one, other = (asn1_crl.IssuingDistributionPoint.load(der, strict=True) for der in (one_der, other_der))
+        kinds = [{**point.native, "distribution_point": None} for point in (one, other)]
+        names = [point["distribution_point"].native or [] for point in (one, other)]
+    except (ValueError, TypeError):  # one has none
+        return False
+    return kinds[0] == kinds[1] and all(url in some for some in names)
 
 
 def check_scope(crl: CRLFile, url: str | None, taken: Mapping[bytes, str] | None) -> None:

@@ -23,6 +23,7 @@ from responder.crl.acceptance import (
     check_origin,
     check_scope,
     check_times,
+    is_same_place,
     scope_of,
     scope_text,
     why_not_combined,
@@ -250,7 +251,7 @@ class MirroredSlot:
 
     def _check_scope(self, crl: CRLFile) -> None:
         """RFC 5280 §5.2.5: another shard's CRL is the CA's own too, and newer perhaps, but of other certificates."""
-        if self.published is not None and scope_of(crl) != self.scope:
+        if self.published is not None and not is_same_place(scope_of(crl), self.scope, self._url):
             raise crl.error(
                 f"its issuingDistributionPoint ({scope_text(scope_of(crl))}) is not that of the published one ({scope_text(self.scope)}), so it is of other certificates (RFC 5280 §5.2.5); "
                 f"if the CA has changed it for good, remove {self._depot.manifest(self._issuer.name, self.name)}"

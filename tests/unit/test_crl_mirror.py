@@ -319,6 +319,22 @@ def test_the_scope_is_the_one_of_the_url(make_room: Rooms, capsys: pytest.Captur
     assert "crl_not_mirrored" not in capsys.readouterr().out
 
 
+@pytest.mark.clause("RFC 5280", "6.3.3", "MUST")
+def test_a_ca_names_another_place_too(make_room: Rooms, capsys: pytest.CaptureFixture[str]) -> None:
+    """For its next certificates: those that name ``url`` find it still. Of other certificates it is with another flag, or without ``url``."""
+    room = make_room(f'mirror = "URL/corp.crl", every = "1m", url = "{CORP}"')
+    room.crl(1, idp=scope(CORP))
+    room.step()
+    newer = room.crl(2, idp=scope(LDAP, CORP), this_update=NOW + 2)
+    room.step()
+    assert room.octets() == newer
+    for number, idp in ((3, scope(CORP, only_contains_user_certs=True)), (4, scope(LDAP)), (5, None)):
+        room.crl(number, idp=idp, this_update=NOW + number)
+        room.step()
+        assert room.octets() == newer
+        assert "is not that of the published one" in capsys.readouterr().out
+
+
 @pytest.mark.clause("RFC 5280", "5.2.4", "MUST")
 def test_a_delta_of_another_scope(make_room: Rooms, capsys: pytest.CaptureFixture[str]) -> None:
     """DLT-02: also where the full CRL is as new as the delta."""
