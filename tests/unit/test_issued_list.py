@@ -16,8 +16,6 @@ from typer.testing import CliRunner
 from loaders import issued
 from loaders.contract_suite import read
 from loaders.database import Database
-from loaders.follow import CAFollower
-from loaders.reading import PassReport
 from loaders.reconcile import Reconciler
 from loaders.registry import open_loader
 from loaders.runner import CONFIRM_AFTER_S
@@ -25,7 +23,8 @@ from responder.cli.app import build_app
 from responder.errors import ConfigError, SourceUnavailable
 from responder.metrics import SOURCE_ERRORS
 from tests.crl_made import HOUR_S, NOW
-from tests.crl_source_room import AT, AT_TEXT, CRLSourceRoom
+from tests.crl_source_room import AT, AT_TEXT
+from tests.issued_room import CSV, BothRoom
 from tests.pki import make_leaf
 from tests.redis_fixture import RedisServer, start_redis
 
@@ -33,7 +32,6 @@ HOLD = "certificate_hold"
 REMOVED = "remove_from_crl"
 EXP = "exp=2030-12-31T23:59:59Z"
 GOOD = f"good {EXP}"
-CSV = '"delimited", path = "issued.csv", serial = "serial", serial_base = "hex", not_after = "expires"'
 
 
 @pytest.fixture(scope="module")
@@ -41,50 +39,6 @@ def server() -> Iterator[RedisServer]:
     server = start_redis()
     yield server
     server.stop()
-
-
-class BothRoom(CRLSourceRoom):
-    """A CA in the profile webpki with ``corp.crl``, and a list beside it; followed step by step."""
-
-    def __init__(self, directory: Path, server: RedisServer, issued: str = CSV, **more: str) -> None:
-        self.issued = issued
-        self._follower: CAFollower | None = None
-        super().__init__(directory, server, **({"profile": "webpki"} | more))
-        self.publish()
-        self.list()
-
-    def configure(self, source: str = "", ca: str = "", more: str = "") -> None:
-        super().configure(source, ca or f"issued = {{ type = {self.issued} }}", more)
-
-    def list(self, *serials: str) -> None:
-        """Replace the list."""
-        rows = "".join(f"{serial},2030-12-31T23:59:59Z\n" for serial in serials)
-        self.put("issued.csv", f"serial,expires\n{rows}".encode())
-
-    def read_twice(self) -> PassReport:
-        """Read until a second reading has confirmed the first, by one runner."""
-        runner = self.runner()
-        first = runner.run()
-        self.pass_time(CONFIRM_AFTER_S)
-        return first if first.settled else runner.run()
-
-    @property
-    def follower(self) -> CAFollower:
-        if self._follower is None:
-            self._follower = CAFollower(self.issuer, self.config, str(self.config_file), self.issuers, self.clock)
-        return self._follower
-
-    def step(self, times: int = 1) -> None:
-        for _ in range(times):
-            self.pass_time(self.follower.step())
-
-    def restart(self) -> None:
-        self.close()
-        self._follower = None
-
-    def close(self) -> None:
-        if self._follower is not None:
-            self._follower.close()
 
 
 Rooms = Callable[..., BothRoom]
