@@ -252,7 +252,9 @@ class Issue:
         info = office.store.ca_info(office.issuer.id)
         slots = crl.complete_slots if self._due.full else [delta_slot(slot) for slot in crl.complete_slots]
         before = [found.this_update for slot in slots if (found := office.published(slot)) is not None]
-        if info is None or info.as_of is None or (before and info.as_of <= max(before)):
+        if info is None or info.as_of is None:
+            raise NoNews
+        if len(before) == len(slots) and info.as_of <= max(before):  # where one is lacking it is issued, news or no
             raise NoNews
 
     def _fresh(self, stack: contextlib.ExitStack) -> Path:

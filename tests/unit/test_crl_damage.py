@@ -227,6 +227,22 @@ def test_a_file_that_was_changed_is_issued_anew(make_office: MakeOffice, is_bare
     assert office.number() == number + (1 if is_bare else 2)
 
 
+@pytest.mark.parametrize("delta", ["", ', delta_every = "1h"'])
+def test_one_shards_only_file_is_lost(make_office: MakeOffice, delta: str) -> None:
+    """It is issued anew though the source stands still and the other shards have all that it says."""
+    office = make_office(f'share = false, shards = 3, url = "http://crl.example-trust.com/{{shard}}.crl"{delta}')
+    office.turn()
+    for slot in ["1", "1-delta"] if delta else ["1"]:
+        published = office.depot.get("corp", slot)
+        assert published is not None
+        office.depot.path(published).unlink()
+        for _ in range(3):
+            office.pass_time(6, source_is_read=False)
+        again = office.depot.get("corp", slot)
+        assert again is not None, slot
+        assert again.number == (published.number or 0) + 1
+
+
 def test_the_last_crl_is_lost(make_office: MakeOffice) -> None:
     """It is found while nothing is due any more; what the alarm says to type leads to another last one."""
     office = make_office("share = false")
