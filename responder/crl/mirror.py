@@ -129,6 +129,9 @@ class Mirror:
         except CommitConflict as error:
             # Another machine's mirror was quicker: it has this one, or a newer one.
             log.info("crl_not_shared", ca=self._issuer.name, slot=published.slot, error=str(error))
+        except OSError as error:  # the file is lost: the next look says so
+            log.warning("crl_not_shared", ca=self._issuer.name, slot=slot.name, error=str(error))
+            return
         self._shared.add(published.sha256)
 
     def _show(self) -> None:

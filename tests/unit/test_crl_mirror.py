@@ -383,6 +383,12 @@ def test_other_machines_get_what_is_mirrored_here(
         room.step()
     assert room.octets() == newer != crl
     server.start()
+    published = room.published()
+    assert published is not None
+    path = room.depot.path(published)
+    path.rename(path.with_suffix(".away"))
+    room.step(1)  # it is not looked for yet: the mirrors' thread goes on all the same
+    path.with_suffix(".away").rename(path)
     room.step()
     assert Replica(server.store(), there, room.issuers).look() == 1
     room.mirror.close()
