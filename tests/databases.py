@@ -169,8 +169,9 @@ def running_mariadb(*options: str) -> Iterator[Server]:
     os.chown(base, uid, gid)
     try:
         # What mariadb-install-db does, which asks for the client's package: the system tables, and no accounts.
-        (base / "data").mkdir()
-        os.chown(base / "data", uid, gid)
+        for name in ("data", "tmp"):
+            (base / name).mkdir()
+            os.chown(base / name, uid, gid)
         system_tables = Path("/usr/share/mysql/mysql_system_tables.sql").read_bytes()
         subprocess.run(
             [binary, *QUICK_MARIADB, f"--datadir={base}/data", "--bootstrap"],
@@ -187,6 +188,7 @@ def running_mariadb(*options: str) -> Iterator[Server]:
             "--innodb-fast-shutdown=2",
             *options,
             f"--datadir={base}/data",
+            f"--tmpdir={base}/tmp",  # in one of all, each server that starts removes the others' temporary tables
             f"--socket={base}/s",
             f"--pid-file={base}/pid",
         ]
