@@ -40,6 +40,7 @@ from tests.signing_room import GOOD, Room
 
 REASONS = ("", "keyCompromise", "superseded", "cessationOfOperation", "affiliationChanged")
 DELTA_ENTRIES = 100
+RIVAL_OCTETS = 600  # of an entry, in OpenSSL's memory
 ISSUE_OCTETS = 300  # of an entry, and more than its files take: the snapshot, the entries, this CRL and the one before
 FIRST_DELTA_SERIAL = 1 << 140
 CRL = 'crl = { issue = true, key = "ca.key", validity = "7d", every = "12h", delta_every = "1h", share = false, url = "http://crl.example-trust.com/corp.crl" }'
@@ -200,6 +201,7 @@ def _run(shop: Shop, small: Shop | None, rounds: int, *, rival: bool) -> dict[st
     ours, theirs, smaller = [], [], []
     for at in range(rounds):
         if rival:
+            touch_memory(shop.directory, shop.entries * RIVAL_OCTETS)
             theirs.append(openssl(shop.directory))
             show("openssl ca -gencrl", theirs[-1])
         if small is not None:
