@@ -1,12 +1,11 @@
 """A CA's database into Redis: rows a second of a full pass, and how soon a change is there.
 
-    .venv/bin/python -m bench.loaders [--rows N] [--changes N] [--large N] [--file-rows N] [--json FILE]
-        [--only postgresql|mariadb|files] [--driver NAME]
+    .venv/bin/python -m bench.loaders [--rows N] [--changes N] [--large N] [--json FILE]
+        [--only postgresql|mariadb] [--driver NAME]
 
 Starts a private PostgreSQL, MariaDB and redis-server, fills EJBCA's CertificateData (every tenth revoked), and reads it as
 ``revocast follow`` does, polling each second: one whole pass into the empty store, then single revocations at random
-moments, each timed from the commit in the database to the status in Redis. Targets: 50 000 rows/s, 2 s. Then a whole pass over an
-index.txt (100 000 rows/s) and over a CRL (150 000 entries/s).
+moments, each timed from the commit in the database to the status in Redis. Targets: 50 000 rows/s, 2 s.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import platform
 import random
 import statistics
@@ -23,7 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,19 +29,15 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from fastpath.crl_entries import Terms, pack_revoked
 from loaders.follow import CAFollower
-from responder.clock import SystemClock, format_utc
+from responder.clock import SystemClock
 from responder.config import load_config
-from responder.crl.builder import CRLHead, build_crl
-from responder.crl.extensions import CRLExtensions, authority_key_identifier_of
 from responder.issuers import Issuers
 from responder.log import configure_logging
 from responder.model import serial_to_octets
-from responder.signing.softkey import SoftKeySigner
 from tests import ejbca_tables
 from tests.databases import Server, running_mariadb, running_postgresql
-from tests.pki import PKI, make_ca
+from tests.pki import make_ca
 from tests.redis_fixture import start_redis
 
 TARGET_ROWS_S = 50_000
@@ -104,67 +97,6 @@ def _copy(engine: sa.Engine, copy: int) -> None:
     originals = sa.and_(by_name["type"] == 1, sa.func.substr(by_name["fingerprint"], 1, 1) < "g")
     with engine.begin() as connection:
         connection.execute(table.insert().from_select(list(columns), sa.select(*values).where(originals)))
-
-
-def index_txt(directory: Path, _ca: PKI, rows: int) -> str:
-    """Write an index.txt, every tenth row revoked; returns the source."""
-    chance = random.Random(1)
-    with (directory / "index.txt").open("w") as lines:
-        for number in range(rows):
-            serial = f"{chance.getrandbits(127) | 1 << 120:032X}"
-            status = "R\t351231235959Z\t260102030405Z,superseded" if number % 10 == 0 else "V\t351231235959Z\t"
-            lines.write(f"{status}\t{serial}\tunknown\t/CN=host-{number}.example.com\n")
-    return '{ type = "openssl", path = "index.txt" }'
-
-
-def crl(directory: Path, ca: PKI, rows: int) -> str:
-    """Write a CRL; returns the source."""
-    chance, now = random.Random(1), int(time.time()) - 3600
-    text = f"revoked {format_utc(now - 86_400)} superseded".encode()
-    flat: list[bytes] = []
-    for _ in range(rows):
-        flat += (f"{chance.getrandbits(127) | 1 << 120:032x}".encode(), text)
-    extensions = CRLExtensions(authority_key_identifier_of(ca.certificate), 7).to_der()
-    head = CRLHead(ca.subject_der, now, now + 7 * 86_400, extensions)
-    build_crl(directory / "ca.crl", head, lambda: iter([pack_revoked(flat)]), Terms(now), SoftKeySigner(ca.key))
-    return '{ type = "crl", path = "ca.crl" }'
-
-
-# Of each: what makes it, rows a second to reach (DESIGN).
-FILES: dict[str, tuple[Callable[[Path, PKI, int], str], int]] = {
-    "index.txt": (index_txt, 100_000),
-    "a CRL": (crl, 150_000),
-}
-
-
-def measure_file(name: str, rows: int) -> dict[str, Any]:
-    """Read a file of so many rows."""
-    make, target = FILES[name]
-    with tempfile.TemporaryDirectory(prefix="rc-bench-") as where:
-        directory = Path(where)
-        ca = make_ca(directory)
-        source = make(directory, ca, rows)
-        an_hour_ago = time.time() - 3600
-        for path in directory.iterdir():
-            os.utime(path, (an_hour_ago, an_hour_ago))  # nobody is writing there any more
-        redis = start_redis()
-        try:
-            file = directory / "revocast.toml"
-            file.write_text(
-                f'data_dir = "state"\n{redis.config_section()}\n[[ca]]\nname = "corp"\ncertificate = "ca.pem"\n'
-                f'source = {source}\nocsp = {{ key = "ca.key" }}\n'
-            )
-            passed = whole_pass(file)
-            config = load_config(file)
-            issuer = next(iter(Issuers.from_config(config, str(file))))
-            with contextlib.closing(redis.store()) as store:
-                info = store.ca_info(issuer.id)
-            assert info is not None
-            assert info.loaded == rows
-        finally:
-            redis.stop()
-    rate = round(rows / passed["seconds"])
-    return {"rows": rows, "rows_per_s": rate, "peak_mb": round(passed["peak_mb"]), "target": target}
 
 
 def whole_pass(file: Path) -> dict[str, float]:
@@ -257,9 +189,6 @@ def figures_of(name: str, one: dict[str, Any]) -> list[dict[str, Any]]:
         for of in (one, one.get("large"))
         if of is not None
     ]
-    if "target" in one:
-        what = f"entries of {name} into Redis"
-        return [*memory, {"what": what, "value": one["rows_per_s"], "unit": "a second", "at_least": one["target"]}]
     return [
         *memory,
         {
@@ -284,8 +213,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=20)
     parser.add_argument("--large", type=int, help="a whole pass over so many rows too, for its memory")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", choices=("postgresql", "mariadb", "files"))
-    parser.add_argument("--file-rows", type=int, default=1_000_000, help="of index.txt and of a CRL")
+    parser.add_argument("--only", choices=("postgresql", "mariadb"))
     parser.add_argument("--driver", help="SQLAlchemy's name of another driver for MariaDB, such as mysqldb")
     asked = parser.parse_args()
     configure_logging("bench", "error")
@@ -307,11 +235,6 @@ def main() -> None:
                 f"{name}: {one['rows']} rows in {one['seconds']} s: {one['rows_per_s']:,} rows/s (target {TARGET_ROWS_S:,}); "
                 f"a change is in Redis after {one['lag_median_s']} s, {one['lag_most_s']} s at most (target {TARGET_LAG_S} s)"
             )
-    for name in FILES if asked.only is None or asked.only == "files" else ():
-        one = results[name] = measure_file(name, asked.file_rows)
-        print(
-            f"{name}: {one['rows']} rows: {one['rows_per_s']:,} rows/s (target {one['target']:,}), {one['peak_mb']} MB"
-        )
     if asked.json is not None:
         machine = {"python": platform.python_version(), "cpu": platform.processor() or platform.machine()}
         measured: dict[str, Any] = {
