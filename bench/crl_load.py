@@ -11,24 +11,21 @@ starting the server are not counted; a million entries are 38 MB.
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
 import platform
 import random
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
-from bench.load import load
+from bench.load import load, run
 from responder.crl.der import SEQUENCE, element
 from tests.crl_made import make_crl
 from tests.pki import PKI, make_ca
-from tests.redis_fixture import RedisServer, start_redis
+from tests.redis_fixture import RedisServer
 
 TARGET_PER_S = 150_000
 REASONS = [bytes.fromhex(f"300c300a0603551d1504030a01{reason:02x}") for reason in (1, 3, 4, 5)]
@@ -54,17 +51,9 @@ def write_crl(path: Path, ca: PKI, entries: int) -> None:
     path.write_bytes(element(SEQUENCE, new_tbs + ca.signature_algorithm_der + signature))
 
 
-def make(directory: Path, entries: int) -> None:
-    """Make the CA, and its CRL."""
-    write_crl(directory / "corp.crl", make_ca(directory), entries)
-
-
 def measure(entries: int, version: str, server: RedisServer, directory: Path) -> dict[str, Any]:
     """Make the file, load it twice, and ask Redis what it holds."""
-    # In a process of its own: a child inherits the peak of its parent's memory.
-    maker = multiprocessing.get_context("spawn").Process(target=make, args=(directory, entries))
-    maker.start()
-    maker.join()
+    write_crl(directory / "corp.crl", make_ca(directory), entries)
     config_file = directory / "revocast.toml"
     config_file.write_text(
         f"{server.config_section()}\n[[ca]]\nname = 'bench'\ncertificate = 'ca.pem'\n"
@@ -103,16 +92,7 @@ def main() -> None:
     parser.add_argument("--version", choices=("7", "6.2"), default="7")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    server = start_redis(arguments.version)
-    try:
-        with tempfile.TemporaryDirectory(prefix="rc-bench-") as directory:
-            result = measure(arguments.entries, arguments.version, server, Path(directory))
-    finally:
-        server.stop()
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
+    result = run(measure, arguments.entries, arguments.version, arguments.json)
     met = result["entries_per_second"] >= TARGET_PER_S
     print(f"target {TARGET_PER_S:,} entries/s: {'met' if met else 'missed'}", file=sys.stderr)
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,39 +47,12 @@ def write_index(path: Path, rows: int) -> None:
             file.write(f"{head}\t{serial}\tunknown\t/O=Example Trust Services/CN=host-{number}.example-shop.com\n")
 
 
-_CHILD = """
-import json, resource, sys, time
-from pathlib import Path
-from responder.config import load_config
-from responder.issuers import Issuers
-from responder.log import configure_logging
-from responder.store.redis_store import Store
-from loaders.runner import load_ca
-configure_logging("bench", "error")
-path = Path(sys.argv[1])
-config = load_config(path)
-issuers = Issuers.from_config(config, str(path))
-idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-phases = {}
-def progress(what, done, total):
-    phases[what] = time.monotonic() - start
-start, cpu = time.monotonic(), time.process_time()
-with Store.connect(config, "follow") as store:
-    for issuer in issuers:
-        report = load_ca(store, issuers, issuer, config, path, progress=progress)
-usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({
-    "seconds": round(time.monotonic() - start, 2), "cpu_seconds": round(time.process_time() - cpu, 2),
-    "reading_seconds": round(phases.get("reading", 0), 2),
-    "peak_rss_mb": round(usage.ru_maxrss / 1024, 1), "idle_rss_mb": round(idle / 1024, 1),
-    "listed": report.listed, "changes": report.done.changes, "settled": report.settled,
-}))
-"""
-
-
 def load(config_file: Path) -> dict[str, Any]:
     """Load in a process of its own; returns what it measured."""
-    done = subprocess.run([sys.executable, "-c", _CHILD, str(config_file)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "bench.load_pass", str(config_file)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parent.parent
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
     result: dict[str, Any] = json.loads(done.stdout)
@@ -111,6 +85,23 @@ def measure(rows: int, version: str, server: RedisServer, directory: Path) -> di
     }
 
 
+def run(
+    measure: Callable[[int, str, RedisServer, Path], dict[str, Any]], count: int, version: str, to: Path | None
+) -> dict[str, Any]:
+    """Measure with a Redis and a directory of its own; prints and writes what was found, and returns it."""
+    server = start_redis(version)
+    try:
+        with tempfile.TemporaryDirectory(prefix="rc-bench-") as directory:
+            result = measure(count, version, server, Path(directory))
+    finally:
+        server.stop()
+    text = json.dumps(result, indent=2)
+    print(text)
+    if to:
+        to.write_text(text + "\n")
+    return result
+
+
 def main() -> None:
     """Measure, print, and say whether the target was met."""
     parser = argparse.ArgumentParser(description="Rows of an index.txt into Redis: seconds and memory.")
@@ -118,16 +109,7 @@ def main() -> None:
     parser.add_argument("--version", choices=("7", "6.2"), default="7")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    server = start_redis(arguments.version)
-    try:
-        with tempfile.TemporaryDirectory(prefix="rc-bench-") as directory:
-            result = measure(arguments.rows, arguments.version, server, Path(directory))
-    finally:
-        server.stop()
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
+    result = run(measure, arguments.rows, arguments.version, arguments.json)
     target = TARGET_S * arguments.rows / TARGET_ROWS
     print(f"target {target:.1f} s: {'met' if result['first_load']['seconds'] <= target else 'missed'}", file=sys.stderr)
 

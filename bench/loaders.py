@@ -16,8 +16,6 @@ import json
 import platform
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -29,6 +27,7 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from bench.load import load
 from loaders.follow import CAFollower
 from responder.clock import SystemClock
 from responder.config import load_config
@@ -99,16 +98,6 @@ def _copy(engine: sa.Engine, copy: int) -> None:
         connection.execute(table.insert().from_select(list(columns), sa.select(*values).where(originals)))
 
 
-def whole_pass(file: Path) -> dict[str, float]:
-    """Make a whole pass in a process of its own; returns seconds and peak memory."""
-    command = [sys.executable, "-m", "bench.loaders_pass", str(file)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parent.parent
-    )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def measure(server: Server, rows: int, changes: int, driver: str | None) -> dict[str, Any]:
     """Fill, load, change."""
     url = server.create()
@@ -127,7 +116,7 @@ def measure(server: Server, rows: int, changes: int, driver: str | None) -> dict
             config = load_config(file)
             issuers = Issuers.from_config(config, str(file))
             issuer = next(iter(issuers))
-            passed = whole_pass(file)
+            passed = load(file)
             took = passed["seconds"]
             follower = CAFollower(issuer, config, str(file), issuers, SystemClock())
             store = redis.store()
@@ -175,7 +164,7 @@ def measure(server: Server, rows: int, changes: int, driver: str | None) -> dict
         "rows": rows,
         "seconds": round(took, 2),
         "rows_per_s": round(rows / took),
-        "peak_mb": round(passed["peak_mb"]),
+        "peak_mb": round(passed["peak_rss_mb"]),
         "changes": changes,
         "lag_median_s": round(statistics.median(lags), 3) if lags else None,
         "lag_most_s": round(max(lags), 3) if lags else None,
