@@ -70,6 +70,14 @@ class MirrorRoom:
     def published(self, slot: str = "full") -> Published | None:
         return self.depot.get("corp", slot)
 
+    def damage(self, octets: bytes) -> Path:
+        """Change an octet of the published file, at its size; returns where it is."""
+        published = self.published()
+        assert published is not None
+        path = self.depot.path(published)
+        path.write_bytes(octets[:-1] + bytes([octets[-1] ^ 1]))
+        return path
+
     def octets(self, slot: str = "full") -> bytes:
         found = self.depot.open("corp", slot)
         assert found is not None
@@ -127,10 +135,7 @@ def test_a_file_that_was_changed_is_fetched_once_more(room: MirrorRoom) -> None:
     room.step()
     newest = room.crl(2, [(5, AT), (6, AT)], this_update=NOW + 60)
     room.step()
-    published = room.published()
-    assert published is not None
-    path = room.depot.path(published)
-    path.write_bytes(newest[:-1] + bytes([newest[-1] ^ 1]))
+    room.damage(newest)
     room.web.behaviours["/corp.crl"] = answering(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
     room.step()
     assert room.octets() == first
@@ -145,10 +150,7 @@ def test_an_older_one_than_the_damaged_one_is_replayed(room: MirrorRoom, capsys:
     room.step()
     newest = room.crl(8, [(5, AT), (6, AT)], this_update=NOW + 60)
     room.step()
-    published = room.published()
-    assert published is not None
-    path = room.depot.path(published)
-    path.write_bytes(newest[:-1] + bytes([newest[-1] ^ 1]))
+    path = room.damage(newest)
     room.crl(6, [(5, AT)], this_update=NOW + 30)
     lock = path.with_name(".lock")
     lock.unlink()

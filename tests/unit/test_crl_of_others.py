@@ -19,7 +19,7 @@ from responder.crl.acceptance import CRLSigner
 from responder.errors import ConfigError, SourceUnavailable
 from responder.issuers import Issuer, subject_and_key
 from responder.model import REASONS_BY_NAME, Status, serial_to_octets
-from tests.loader_reading import SAMPLES
+from tests.loader_reading import SAMPLES, needs_samples
 from tests.pki import make_ca
 
 PKITS = Path(cryptography_vectors.__file__).parent / "x509" / "PKITS_data"
@@ -187,21 +187,16 @@ def test_pkits_indirect_crls() -> None:
         read(issuer_of(certs / "indirectCRLCA6Cert.crt"), paths=[crl])
 
 
-@pytest.fixture
-def sample_crls() -> list[Path]:
-    crls = sorted(CRLS.glob("*.crl"))
-    if not crls:
-        pytest.skip("the samples are not on this machine")
-    return crls
-
-
-def test_amazons_crls(sample_crls: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@needs_samples
+def test_amazons_crls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each is read as cryptography reads it; their CAs' certificates are not at hand, so the signature is taken for good."""
     monkeypatch.setattr("loaders.crl.check_origin", lambda _crl, _signer: None)
     der = tmp_path / "ca.der"
     der.write_bytes(make_ca(tmp_path).certificate_der)
     any_ca = issuer_of(der)
-    for crl in sample_crls:
+    crls = sorted(CRLS.glob("*.crl"))
+    assert crls
+    for crl in crls:
         parsed = x509.load_der_x509_crl(crl.read_bytes())
         issuer = replace(any_ca, subject_der=parsed.issuer.public_bytes())
         found = read(issuer, paths=[crl])

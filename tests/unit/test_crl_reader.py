@@ -17,7 +17,7 @@ from responder.crl.reader import CRLFile
 from responder.errors import CRLError
 from responder.model import CRLReason, serial_from_octets
 from tests.crl_records import Seen, seen_by_cryptography
-from tests.loader_reading import SAMPLES
+from tests.loader_reading import SAMPLES, needs_samples
 from tests.pki import key_of
 
 X509 = Path(cryptography_vectors.__file__).parent / "x509"
@@ -133,11 +133,10 @@ def test_pkits_delta_and_indirect() -> None:
         assert {entry.certificate_issuer is None for batch in file.entries() for entry in batch} == {True, False}
 
 
-@pytest.mark.parametrize("path", sorted(CRLS.glob("*.crl")) or [None], ids=lambda path: path.name if path else "")
-def test_crls_of_a_public_ca(path: Path | None) -> None:
+@needs_samples
+@pytest.mark.parametrize("path", sorted(CRLS.glob("*.crl")), ids=lambda path: path.name)
+def test_crls_of_a_public_ca(path: Path) -> None:
     """Amazon's, which are DER as the Baseline Requirements want them."""
-    if path is None:
-        pytest.skip("the samples of public CRLs are not on this machine")
     assert_same_as_cryptography(path)
     assert independent_parse(path).entries == len(reference(path))
 
